@@ -1,0 +1,50 @@
+# `make demo` and `make test` are all a fresh machine needs: Python 3.11 and make.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+SOURCES := $(shell find core client server cli -name '*.py' -o -name py.typed -o -name '*.html' -o -name '*.css')
+# One OpenMP thread: several small processes share the cores, and sums keep one order.
+export OMP_NUM_THREADS ?= 1
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+
+.PHONY: demo test lint unit system bench clean
+
+demo: $(VENV)/.installed
+	$(BIN)/fedpath demo $(DEMO_ARGS)
+
+test: lint unit system
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy -p fedpath.core -p fedpath.client -p fedpath.server -p fedpath.cli
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.installed
+	$(BIN)/pytest -n 2 -m "not system"
+
+system: $(VENV)/.installed
+	$(BIN)/pytest -m system
+
+bench: $(VENV)/.installed
+	$(BIN)/python benchmarks/round_overhead.py
+	$(BIN)/python benchmarks/musk.py
+
+# Dependencies, torch first and by exact version: anything else would pull the CUDA build.
+$(VENV)/.dependencies: constraints.txt pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
+	rm -rf build
+	$(BIN)/pip install -q -c constraints.txt ".[demo,dev]"
+	touch $@
+
+# The package itself, installed plainly (not editable), again whenever a source changed.
+$(VENV)/.installed: $(VENV)/.dependencies setup.py README.md $(SOURCES)
+	rm -rf build
+	$(BIN)/pip install -q --no-deps --force-reinstall .
+	rm -rf build
+	touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info

@@ -1,0 +1,1 @@
+"""The ``fedpath`` command: thin; it composes the other rooms."""

@@ -1,0 +1,1 @@
+"""One hospital: slides → features → local training → update, under its own policy."""

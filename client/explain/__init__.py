@@ -1,0 +1,1 @@
+"""Pictures a pathologist can use; they stay at the hospital."""

@@ -1,0 +1,1 @@
+"""From slides to features: reader, tissue, patches, encoders."""

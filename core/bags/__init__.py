@@ -1,0 +1,1 @@
+"""Bags of patch features: the feature file and what it holds."""

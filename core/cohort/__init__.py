@@ -1,0 +1,1 @@
+"""The manifest of a hospital's slides, its patients and their splits."""

@@ -1,0 +1,120 @@
+"""``federation.toml``: what the coordinator runs and what every site must match."""
+
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import Field, field_validator, model_validator
+
+from fedpath.core.config.loading import Section, load_toml
+from fedpath.core.config.names import FederationName, SiteName
+
+
+class FederationSection(Section):
+    """Who takes part."""
+
+    name: FederationName
+    sites: Annotated[list[SiteName], Field(min_length=1)]
+    """Every hospital that may join; `fedpath provision` makes a kit for each."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 0
+
+    @field_validator("sites")
+    @classmethod
+    def _no_site_twice(cls, sites: list[str]) -> list[str]:
+        if len(set(sites)) != len(sites):
+            raise ValueError("a site is listed twice")
+        return sites
+
+
+class ServerSection(Section):
+    """Where the coordinator listens and how long it waits."""
+
+    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]+:\d{1,5}$")]
+    """host:port as the hospitals reach it; also a name in the server's certificate."""
+    listen: Annotated[str, Field(pattern=r"^[0-9A-Za-z.\-]+:\d{1,5}$")] | None = None
+    """host:port to bind, when it differs from `address` (behind NAT or in a container)."""
+    credentials: Path = Path("credentials/server")
+    """Folder written by `fedpath provision`, relative to federation.toml."""
+    min_sites: Annotated[int, Field(ge=1)] | None = None
+    """Start, and close a round, with this many sites; all of them by default."""
+    join_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    round_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+
+
+class TaskSection(Section):
+    """What is predicted."""
+
+    labels: Annotated[list[str], Field(min_length=2)]
+    """The label vocabulary in class order; with two labels the second is the positive class."""
+
+    @field_validator("labels")
+    @classmethod
+    def _no_label_twice(cls, labels: list[str]) -> list[str]:
+        if len(set(labels)) != len(labels):
+            raise ValueError("a label is listed twice")
+        return labels
+
+
+class FeaturesSection(Section):
+    """The feature contract: every site's features must be made exactly so."""
+
+    encoder: Annotated[str, Field(min_length=1)]
+    width: Annotated[int, Field(ge=1)]
+    """Length of a feature vector."""
+    mpp: Annotated[float, Field(gt=0)] | None = None
+    """Resolution of the patches in µm/px; absent for bags that do not come from slides."""
+    patch_px: Annotated[int, Field(ge=1)] | None = None
+    """Edge of a patch in pixels at `mpp`."""
+    encoder_sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """Hash of the encoder's weights; without it, the sites must agree among themselves."""
+
+
+class ModelSection(Section):
+    """The bag model, by its name in the registry (`fedpath models list`)."""
+
+    name: str = "acmil"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class TrainingSection(Section):
+    """How each site trains in a round, and for how many rounds."""
+
+    rounds: Annotated[int, Field(ge=1)] = 10
+    local_epochs: Annotated[int, Field(ge=1)] = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
+    class_weights: bool = True
+    """Weight the loss by inverse class frequency of the site's training bags."""
+
+
+class FederationConfig(Section):
+    """The whole of ``federation.toml``."""
+
+    federation: FederationSection
+    server: ServerSection
+    task: TaskSection
+    features: FeaturesSection
+    model: ModelSection = ModelSection()
+    training: TrainingSection = TrainingSection()
+
+    @model_validator(mode="after")
+    def _quorum_is_possible(self) -> Self:
+        wanted, known = self.server.min_sites, len(self.federation.sites)
+        if wanted is not None and wanted > known:
+            raise ValueError(f"server.min_sites is {wanted} but federation.sites names only {known}")
+        return self
+
+    @property
+    def min_sites(self) -> int:
+        """Sites needed to start and to close a round."""
+        return self.server.min_sites or len(self.federation.sites)
+
+
+def load_federation(path: Path) -> FederationConfig:
+    """Load ``federation.toml``; `server.credentials` becomes absolute.
+
+    Raises:
+        ConfigError: naming the file, the key and the remedy.
+    """
+    config = load_toml(path, FederationConfig)
+    credentials = (path.parent / config.server.credentials).resolve()
+    return config.model_copy(update={"server": config.server.model_copy(update={"credentials": credentials})})

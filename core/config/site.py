@@ -1,0 +1,78 @@
+"""``site.toml``: a hospital's own data, compute and policy. It never leaves the hospital."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from fedpath.core.config.loading import Section, load_toml
+from fedpath.core.config.names import FederationName, SiteName
+
+
+class SiteSection(Section):
+    """Who this hospital is in the federation."""
+
+    name: SiteName
+
+
+class DataSection(Section):
+    """Where the cohort lies. Paths are relative to site.toml."""
+
+    manifest: Path
+    """CSV with slide_id, patient_id, label and, optionally, split."""
+    features: Path
+    """Folder with one feature file a slide, `<slide_id>.h5`."""
+    validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Shares of the patients, for manifests without a split column."""
+    split_seed: Annotated[int, Field(ge=0)] = 0
+
+    @model_validator(mode="after")
+    def _something_is_left_to_train_on(self) -> Self:
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError("validation_share + test_share must stay below 1")
+        return self
+
+
+class ComputeSection(Section):
+    """What this hospital's machine may use."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: Annotated[int, Field(ge=1)] = 1
+
+
+class PolicySection(Section):
+    """What this hospital accepts from a coordinator; anything else is refused by name."""
+
+    federations: list[FederationName] | None = None
+    """Federations whose runs are accepted; any when absent."""
+    models: list[str] | None = None
+    """Bag models that may be trained here; any installed one when absent."""
+    max_local_epochs: Annotated[int, Field(ge=1)] = 50
+    min_patients: Annotated[int, Field(ge=1)] = 1
+    """Statistics over fewer patients than this are not reported."""
+
+
+class SiteConfig(Section):
+    """The whole of ``site.toml``."""
+
+    site: SiteSection
+    data: DataSection
+    compute: ComputeSection = ComputeSection()
+    policy: PolicySection = PolicySection()
+    state: Path = Path("state")
+    """Folder for the audit log and received models."""
+
+
+def load_site(path: Path) -> SiteConfig:
+    """Load ``site.toml``; its paths become absolute.
+
+    Raises:
+        ConfigError: naming the file, the key and the remedy.
+    """
+    config = load_toml(path, SiteConfig)
+    folder = path.parent.resolve()
+    data = config.data.model_copy(
+        update={"manifest": folder / config.data.manifest, "features": folder / config.data.features}
+    )
+    return config.model_copy(update={"data": data, "state": folder / config.state})

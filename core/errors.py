@@ -1,0 +1,54 @@
+"""Errors a user can act on: one line that names the file, key, site or round, and the remedy.
+
+The command line prints ``error: <message>`` and ``remedy: <remedy>`` and exits with ``exit_code``; a traceback is shown
+only with ``--debug``.
+"""
+
+
+class FedpathError(Exception):
+    """A failure with a known cause.
+
+    Args:
+        message: what is wrong, naming the file, key, site or round.
+        remedy: what the reader should do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, remedy: str) -> None:
+        super().__init__(message)
+        self.message = message
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.remedy})"
+
+
+class ConfigError(FedpathError):
+    """federation.toml, site.toml or a kit is wrong."""
+
+    exit_code = 2
+
+
+class DataError(FedpathError):
+    """A slide, a feature file, a manifest or a table is wrong."""
+
+    exit_code = 3
+
+
+class ConnectionFailedError(FedpathError):
+    """The coordinator cannot be reached, or does not accept this site."""
+
+    exit_code = 4
+
+
+class RefusedError(FedpathError):
+    """One side does not accept what the other sent: policy, feature contract, update checks."""
+
+    exit_code = 5
+
+
+class FederationError(FedpathError):
+    """The federation cannot go on: too few sites joined or answered."""
+
+    exit_code = 6

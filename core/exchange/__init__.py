@@ -1,0 +1,1 @@
+"""What travels: instructions, updates, the feature contract."""

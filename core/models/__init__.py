@@ -1,0 +1,1 @@
+"""Bag models behind one protocol and one registry."""

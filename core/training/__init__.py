@@ -1,0 +1,1 @@
+"""The local loop, its metrics and its seeds."""
