@@ -86,6 +86,13 @@ class TrainingSection(Section):
     """Weight the loss by inverse class frequency of the site's training bags."""
 
 
+class AggregationSection(Section):
+    """What an update must satisfy before it counts."""
+
+    max_update_norm: Annotated[float, Field(gt=0)] | None = None
+    """Largest allowed Euclidean norm of an update's change; no limit by default."""
+
+
 class FederationConfig(Section):
     """The whole of ``federation.toml``."""
 
@@ -95,6 +102,7 @@ class FederationConfig(Section):
     features: FeaturesSection
     model: ModelSection = ModelSection()
     training: TrainingSection = TrainingSection()
+    aggregation: AggregationSection = AggregationSection()
 
     @model_validator(mode="after")
     def _quorum_is_possible(self) -> Self:

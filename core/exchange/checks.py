@@ -1,0 +1,58 @@
+"""What an update must satisfy before it counts. A bad one is refused by name and the round goes on."""
+
+import numpy as np
+
+from fedpath.core.errors import RefusedError
+from fedpath.core.exchange.groups import group_of
+from fedpath.core.exchange.messages import Update
+from fedpath.core.exchange.wire import Arrays
+
+
+def check_update(
+    site: str, header: Update, arrays: Arrays, *, reference: Arrays, round_: int, base: str, max_norm: float | None
+) -> None:
+    """Check an update against the global model it must have started from.
+
+    Args:
+        site: who sent it, for the message.
+        header: the update's header.
+        arrays: the update's arrays.
+        reference: the global model of this round; names, shapes and types must be the same.
+        round_: the open round.
+        base: hash of ``reference``.
+        max_norm: largest allowed Euclidean norm of (update - reference); None for no limit.
+
+    Raises:
+        RefusedError: naming the site, the round and the first thing that is wrong.
+    """
+
+    def refuse(reason: str) -> RefusedError:
+        return RefusedError(
+            f"site {site}, round {round_}: update refused: {reason}", remedy="look at the log of that site"
+        )
+
+    if header.round != round_:
+        raise refuse(f"it is of round {header.round}")
+    if header.base != base:
+        raise refuse(f"it started from model {header.base[:12]}…, not {base[:12]}…")
+    groups = {group_of(name) for name in arrays}
+    expected = {name for name in reference if group_of(name) in groups}
+    if odd := sorted(arrays.keys() ^ expected):
+        raise refuse(f"parameters missing or unknown: {', '.join(odd[:3])}")
+    if not groups or groups != header.patients.keys():
+        raise refuse(f"it counts patients for {sorted(header.patients)} but sends {sorted(groups)}")
+    for group, patients in header.patients.items():
+        if patients < 1:
+            raise refuse(f"group {group} was trained on {patients} patients")
+    squares = 0.0
+    for name, array in arrays.items():
+        wanted = reference[name]
+        if array.dtype != wanted.dtype or array.shape != wanted.shape:
+            raise refuse(f"{name} is {array.dtype}{array.shape}, should be {wanted.dtype}{wanted.shape}")
+        change = array.astype(np.float64, copy=False) - wanted
+        square = float(np.vdot(change, change))
+        if not np.isfinite(square):
+            raise refuse(f"{name} holds NaN or infinite values")
+        squares += square
+    if max_norm is not None and squares**0.5 > max_norm:
+        raise refuse(f"its change has norm {squares**0.5:.3g}, the limit is {max_norm:.3g}")

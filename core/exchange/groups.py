@@ -1,0 +1,55 @@
+"""A model's parameters as named arrays by group, and back.
+
+The name of an array is "group/parameter". Groups are what a site trains or does not train as a whole (image, clinical,
+norm, …); each is averaged over the sites that trained it.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from fedpath.core.errors import RefusedError
+from fedpath.core.exchange.wire import Arrays
+from fedpath.core.models.protocol import BagModel
+
+
+def to_arrays(model: BagModel, groups: Iterable[str] | None = None) -> Arrays:
+    """Return copies of the model's parameters as float32 arrays named "group/parameter"; all groups by default."""
+    by_group = model.parameter_groups()
+    state = dict(model.named_parameters())
+    return {
+        f"{group}/{name}": state[name].detach().to("cpu", torch.float32).numpy().copy()
+        for group in (by_group if groups is None else groups)
+        for name in by_group[group]
+    }
+
+
+def load_arrays(model: BagModel, arrays: Arrays) -> None:
+    """Copy ``arrays`` into the model in place.
+
+    Raises:
+        RefusedError: the names or shapes are not those of this model.
+    """
+    state = {f"{group}/{name}": name for group, names in model.parameter_groups().items() for name in names}
+    if state.keys() != arrays.keys():
+        odd = sorted(state.keys() ^ arrays.keys())
+        raise RefusedError(
+            f"the model that came has other parameters than this one: {', '.join(odd[:3])}",
+            remedy="run the same version of fedpath, with the same [model], on both sides",
+        )
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for key, array in arrays.items():
+            parameter = parameters[state[key]]
+            if tuple(parameter.shape) != array.shape:
+                raise RefusedError(
+                    f"parameter {key} came with shape {array.shape}, here it is {tuple(parameter.shape)}",
+                    remedy="compare [features] width and [model] options of both sides",
+                )
+            parameter.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+
+
+def group_of(name: str) -> str:
+    """Return the group part of an array's name."""
+    return name.partition("/")[0]

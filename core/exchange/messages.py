@@ -1,0 +1,181 @@
+"""The messages of a run: orders from the coordinator, answers from a site.
+
+Each is a validated header (JSON, unknown keys forbidden) and, where it carries a model, arrays named "group/parameter".
+Neither side trusts the other's headers: they are parsed by these models before anything else happens.
+"""
+
+from typing import Annotated, Literal, TypeVar
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from fedpath.core.config.federation import FeaturesSection, ModelSection
+from fedpath.core.config.loading import Section
+from fedpath.core.config.names import FederationName
+from fedpath.core.errors import RefusedError
+from fedpath.core.exchange.contract import FeatureContract
+from fedpath.core.exchange.wire import Arrays, pack, unpack
+
+Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+Count = Annotated[int, Field(ge=0)]
+
+
+class RunFacts(Section):
+    """What holds for the whole run; every order carries it, so a site needs no memory of earlier ones."""
+
+    federation: FederationName
+    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    labels: Annotated[list[str], Field(min_length=2, max_length=1000)]
+    features: FeaturesSection
+    model: ModelSection
+
+
+class Describe(Section):
+    """Ask what this site has. No model travels."""
+
+    kind: Literal["describe"] = "describe"
+    facts: RunFacts
+
+
+class Train(Section):
+    """Evaluate the model that comes along on the validation patients, train it, send the result."""
+
+    kind: Literal["train"] = "train"
+    facts: RunFacts
+    round: Annotated[int, Field(ge=1)]
+    rounds: Annotated[int, Field(ge=1)]
+    base: Sha256
+    """Hash of the model that comes along."""
+    local_epochs: Annotated[int, Field(ge=1)]
+    learning_rate: Annotated[float, Field(gt=0)]
+    weight_decay: Annotated[float, Field(ge=0)]
+    class_weights: bool
+
+
+class Evaluate(Section):
+    """Evaluate the model that comes along."""
+
+    kind: Literal["evaluate"] = "evaluate"
+    facts: RunFacts
+    round: Count
+    base: Sha256
+    split: Literal["validation", "test"]
+
+
+class Finish(Section):
+    """The run is over; the best global model comes along, for the hospital to keep."""
+
+    kind: Literal["finish"] = "finish"
+    facts: RunFacts
+    base: Sha256
+    best_round: Count
+
+
+class Refuse(Section):
+    """This site cannot take part, and why."""
+
+    kind: Literal["refuse"] = "refuse"
+    facts: RunFacts
+    reason: Annotated[str, Field(max_length=2000)]
+
+
+Order = Annotated[Describe | Train | Evaluate | Finish | Refuse, Field(discriminator="kind")]
+
+
+class Metrics(Section):
+    """Figures over one split of one site; None where they are undefined or held back by the site's policy."""
+
+    loss: float | None = None
+    auc: float | None = None
+    balanced_accuracy: float | None = None
+    macro_f1: float | None = None
+    slides: Count = 0
+    patients: Count = 0
+
+
+class Description(Section):
+    """A site's answer to `Describe`: how its features were made, how much it has."""
+
+    kind: Literal["description"] = "description"
+    contract: FeatureContract
+    patients: dict[Literal["train", "validation", "test"], Count]
+    slides: dict[Literal["train", "validation", "test"], Count]
+    version: str
+
+
+class Update(Section):
+    """A site's answer to `Train`; the trained arrays come along."""
+
+    kind: Literal["update"] = "update"
+    round: int
+    base: Sha256
+    patients: dict[str, int]
+    """Patients that trained each parameter group."""
+    training_loss: float
+    validation: Metrics
+    """Of the model that came with the order, before training."""
+    seconds: float
+
+
+class Evaluation(Section):
+    """A site's answer to `Evaluate`."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    round: int
+    base: Sha256
+    metrics: Metrics
+
+
+class Receipt(Section):
+    """A site's answer to `Finish` and `Refuse`."""
+
+    kind: Literal["receipt"] = "receipt"
+
+
+class Refusal(Section):
+    """A site's answer when it will not or cannot do as ordered. It names no path, slide or patient."""
+
+    kind: Literal["refusal"] = "refusal"
+    reason: Annotated[str, Field(max_length=2000)]
+
+
+Answer = Annotated[Description | Update | Evaluation | Receipt | Refusal, Field(discriminator="kind")]
+
+_ORDER: TypeAdapter[Order] = TypeAdapter(Order)
+_ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)
+H = TypeVar("H")
+
+
+def encode(header: Order | Answer, arrays: Arrays | None = None) -> bytes:
+    """Return a message as bytes."""
+    return pack(header.model_dump_json(), arrays)
+
+
+def decode_order(content: bytes) -> tuple[Order, Arrays]:
+    """Parse a message from the coordinator.
+
+    Raises:
+        RefusedError: it is not one of the orders above, or a value in it is not allowed.
+    """
+    return _decode(_ORDER, content)
+
+
+def decode_answer(content: bytes) -> tuple[Answer, Arrays]:
+    """Parse a message from a site.
+
+    Raises:
+        RefusedError: it is not one of the answers above, or a value in it is not allowed.
+    """
+    return _decode(_ANSWER, content)
+
+
+def _decode(adapter: TypeAdapter[H], content: bytes) -> tuple[H, Arrays]:
+    text, arrays = unpack(content)
+    try:
+        return adapter.validate_json(text), arrays
+    except ValidationError as error:
+        fault = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in fault["loc"]) or "header"
+        raise RefusedError(
+            f"message header: {where}: {fault['msg']}", remedy="run the same version of fedpath on both sides"
+        ) from None

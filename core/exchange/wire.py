@@ -1,0 +1,59 @@
+"""One message as bytes: named tensors and a JSON header in the safetensors format.
+
+Everything that travels is one such blob, so a site's audit log can keep its hash, and a message of many small tensors
+costs the transport no more than one large one. safetensors holds plain arrays: reading one never executes code.
+"""
+
+import hashlib
+import json
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
+
+from fedpath.core.errors import RefusedError
+
+Arrays = dict[str, NDArray[Any]]
+"""Parameter arrays by "group/name"."""
+
+_HEADER_KEY = "fedpath"
+_LENGTH = struct.Struct("<Q")
+
+
+def pack(header: str, arrays: Mapping[str, NDArray[Any]] | None = None) -> bytes:
+    """Return ``header`` (JSON text) and ``arrays`` as one safetensors blob."""
+    return save(dict(arrays or {}), metadata={_HEADER_KEY: header})
+
+
+def unpack(content: bytes) -> tuple[str, Arrays]:
+    """Return the header and the arrays of a blob made by `pack`.
+
+    Raises:
+        RefusedError: the bytes are not such a blob.
+    """
+    try:
+        arrays = load(content)
+        (length,) = _LENGTH.unpack_from(content)
+        header = json.loads(content[_LENGTH.size : _LENGTH.size + length])["__metadata__"][_HEADER_KEY]
+    except (SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
+        raise RefusedError(
+            f"message of {len(content)} bytes is not readable: {error}",
+            remedy="run the same version of fedpath on both sides",
+        ) from None
+    if not isinstance(header, str):
+        raise RefusedError("message header is not text", remedy="run the same version of fedpath on both sides")
+    return header, arrays
+
+
+def hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
+    """Return the SHA-256 of a model: names, types, shapes and bytes, in the order of the names."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
