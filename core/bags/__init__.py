@@ -1,1 +1,6 @@
-"""Bags of patch features: the feature file and what it holds."""
+"""Bags of patch features: the in-memory bag, our feature files, and the files other tools leave behind."""
+
+from fedpath.core.bags.bag import Bag
+from fedpath.core.bags.store import SCHEMA_VERSION, FeatureMeta, read_bag, read_failed, read_meta, write_features
+
+__all__ = ["SCHEMA_VERSION", "Bag", "FeatureMeta", "read_bag", "read_failed", "read_meta", "write_features"]
