@@ -1,0 +1,77 @@
+"""What happens, as it happens: one JSON line an event in a file, and the same to whoever listens.
+
+Both roles report through this, so that a terminal, the demo's live view and later a dashboard read one thing. Events of
+a site stay at the site. The file is appended to and flushed line by line; a reader may follow it.
+"""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Listener = Callable[["Event"], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened: `kind` with named values."""
+
+    kind: str
+    at: float
+    """Seconds since the epoch."""
+    values: dict[str, Any]
+
+
+class EventLog:
+    """Writes events to a file and hands them to a listener.
+
+    Args:
+        path: file to append to; None keeps nothing.
+        listener: called with every event, in the caller's thread.
+    """
+
+    def __init__(self, path: Path | None = None, listener: Listener | None = None) -> None:
+        self._listener = listener
+        self._file = None
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def emit(self, kind: str, **values: Any) -> None:
+        """Record an event now."""
+        event = Event(kind, time.time(), values)
+        if self._file is not None:
+            self._file.write(json.dumps({"kind": kind, "at": event.at, **values}) + "\n")
+        if self._listener is not None:
+            self._listener(event)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+class EventReader:
+    """Follows an event file another process writes; each call returns the complete lines that are new."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._offset = 0
+
+    def new(self) -> list[Event]:
+        """Return the events written since the last call; none while the file does not exist."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._offset += len(whole)
+        events = []
+        for line in whole.splitlines():
+            values = json.loads(line)
+            events.append(Event(values.pop("kind"), values.pop("at"), values))
+        return events

@@ -1,0 +1,296 @@
+"""The coordinator's Flower server, in this process: every private name of flwr that the coordinator uses is here.
+
+The SuperLink's state (nodes, messages, objects; SQLite) is used directly; nothing of its Control or Runtime API is
+served, on any interface, because those APIs let whoever reaches them become the coordinator. Sites reach one TLS
+listener that passes only the Fleet API and the health check (`fedpath.server.listener`). A message is one Flower
+message with one array: the bytes that `fedpath.core.exchange` made.
+"""
+
+import logging
+import os
+import threading
+from base64 import b64decode
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+# Before flwr is imported: it reads these at import.
+os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+os.environ.setdefault("FLWR_DISABLE_UPDATE_CHECK", "1")
+
+from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.app.message import remove_content_from_message
+from flwr.common.constant import (
+    ISOLATION_MODE_PROCESS,
+    NOOP_ACCOUNT_NAME,
+    NOOP_FLWR_AID,
+    SUPERLINK_NODE_ID,
+    TRANSPORT_TYPE_GRPC_RERE,
+    SubStatus,
+)
+from flwr.server.superlink.linkstate import LinkState
+from flwr.supercore.constant import FLEET_HTTP_PUBLIC_KEY_HEADER, NOOP_FEDERATION_ID, NodeStatus, TaskType
+from flwr.supercore.inflatable.inflatable_object import (
+    get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
+    no_object_id_recompute,
+)
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.object_store import NoObjectInStoreError
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
+from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
+from flwr.superlink.config_loader import SuperLinkLifespanConfig
+from flwr.superlink.main import create_app
+
+from fedpath.core.errors import FederationError, RefusedError
+from fedpath.server.listener import App, Listener, Receive, Scope, Send
+
+_TASK_HEARTBEAT_S = 20.0
+_BLOB = "fedpath"
+_PRECONDITION_FAILED = 412
+REASON_HEADER = b"x-fedpath-reason"
+
+logging.getLogger("flwr").setLevel(logging.ERROR)
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A message that was sent and is to be answered."""
+
+    site: str
+    message_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """No answer will come: the site went away, or its answer is broken."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Arriving:
+    """An answer whose pieces are being uploaded."""
+
+    message_id: str
+    object_ids: list[str]
+    contents: dict[str, bytes]
+
+
+class FlowerServer:
+    """Serves the Fleet API and exchanges bytes with registered sites.
+
+    Args:
+        database: SQLite file of the SuperLink's state.
+        public_keys: the sites that may connect, by name, with the keys that identify them.
+        listener: where to serve; see `fedpath.server.listener`.
+    """
+
+    def __init__(
+        self, *, database: Path, public_keys: Mapping[str, ec.EllipticCurvePublicKey], listener: Listener
+    ) -> None:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        self._app = create_app(_lifespan_config(database), SuperLinkLifespan)
+        self._state: LinkState = self._app.state.linkstate_factory.state()
+        self._listener = listener
+        self._sites: dict[int, str] = {}
+        for site, key in public_keys.items():
+            self._sites[self._register(site, key)] = site
+        self._nodes = {site: node for node, site in self._sites.items()}
+        self._arriving: dict[str, _Arriving] = {}
+        self._run_id: int | None = None
+        self._task_id = 0
+        self._stop = threading.Event()
+        self._heart = threading.Thread(target=self._beat, name="task-heartbeat", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._listener.start(_ExplainedActivation(self._app, self._state))
+        self._open_run()
+        self._heart.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._heart.join()
+        if self._run_id is not None:
+            status = SubStatus.COMPLETED if kind is None else SubStatus.STOPPED
+            self._state.finish_task(self._task_id, status, "")
+            self._state.cleanup_run(self._run_id)
+        self._listener.stop()
+
+    def online(self) -> set[str]:
+        """Return the sites whose agents are connected."""
+        online = self._state.get_node_info(statuses=[NodeStatus.ONLINE])
+        return {self._sites[node.node_id] for node in online if node.node_id in self._sites}
+
+    def send(self, site: str, message_type: str, group: str, content: bytes, *, ttl_s: float) -> Ticket:
+        """Send ``content`` to a site; it waits there until the site fetches it.
+
+        Args:
+            site: a registered site.
+            message_type: Flower's: "query", "train" or "evaluate".
+            group: the round, for Flower's records.
+            content: a message of `fedpath.core.exchange`.
+            ttl_s: seconds after which neither the message nor an answer to it is delivered.
+
+        Raises:
+            FederationError: the state did not take the message.
+        """
+        record = ArrayRecord({_BLOB: Array(dtype="uint8", shape=(len(content),), stype="safetensors", data=content)})
+        message = Message(RecordDict({_BLOB: record}), self._nodes[site], message_type, ttl=ttl_s, group_id=group)
+        run_id = TaskIdentity.run_id
+        with no_object_id_recompute():
+            message.metadata.__dict__["_message_id"] = message.object_id
+            objects = get_all_nested_objects(message)
+            session = self._state.start_session(run_id)
+            stored, missing = self._state.store_message_and_object_tree(
+                remove_content_from_message(message), get_object_tree(message), session
+            )
+            if not stored:
+                raise FederationError(
+                    f"site {site}: the message store did not take a {message_type} message",
+                    remedy="look at the coordinator's log and the free space of its --dir",
+                )
+            for object_id in missing:
+                self._state.store_object(run_id, session, object_id, objects[object_id].deflate())
+        return Ticket(site, message.metadata.message_id)
+
+    def receive(self, ticket: Ticket) -> bytes | Lost | None:
+        """Return the answer to a ticket, `Lost` when none will come, or None when it is not whole yet."""
+        arriving = self._arriving.get(ticket.message_id) or self._claim(ticket)
+        if arriving is None or isinstance(arriving, Lost):
+            return arriving
+        for object_id in arriving.object_ids:
+            if object_id in arriving.contents:
+                continue
+            content = self._state.get_object(TaskIdentity.run_id, object_id)
+            if content == b"":
+                return None
+            if content is None:  # the state gives an upload up 180 s after its last piece
+                del self._arriving[ticket.message_id]
+                return Lost("its answer did not arrive whole")
+            arriving.contents[object_id] = content
+        del self._arriving[ticket.message_id]
+        self._state.object_store.delete(arriving.message_id)
+        inflated = inflate_object_from_contents(arriving.message_id, arriving.contents)
+        assert isinstance(inflated, Message)
+        return _blob(inflated, ticket.site)
+
+    def _claim(self, ticket: Ticket) -> _Arriving | Lost | None:
+        """Take the reply's envelope out of the state, once it is there; its content follows piece by piece."""
+        replies = self._state.get_message_res(message_ids={ticket.message_id}, run_id=TaskIdentity.run_id)
+        if not replies:
+            return None
+        self._state.delete_messages(message_ins_ids={ticket.message_id})
+        if replies[0].has_error():
+            return Lost(replies[0].error.reason or "the site is not reachable")
+        message_id = replies[0].metadata.message_id
+        try:
+            tree = self._state.object_store.get_object_tree(message_id)
+        except NoObjectInStoreError:
+            return Lost("its answer did not arrive whole")
+        arriving = _Arriving(message_id, [node.object_id for node in iterate_object_tree(tree)], {})
+        self._arriving[ticket.message_id] = arriving
+        return arriving
+
+    def drop(self, ticket: Ticket) -> None:
+        """Forget a message: whether or not it was fetched, an answer to it is no longer wanted."""
+        self._arriving.pop(ticket.message_id, None)
+        self._state.delete_messages(message_ins_ids={ticket.message_id})
+
+    def _register(self, site: str, key: ec.EllipticCurvePublicKey) -> int:
+        """Return the node id of a site's key, registering it where the state does not know it yet."""
+        public = public_key_to_bytes(key)
+        known = self._state.get_node_id_by_public_key(public)
+        if known is not None:
+            return known
+        return self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public, 0, name=site)
+
+    def _open_run(self) -> None:
+        """Create the Flower run under which messages travel, as its own ServerApp."""
+        run_id = self._state.create_run(
+            None, None, None, {}, NOOP_FEDERATION_ID, None, NOOP_FLWR_AID, TaskType.SERVER_APP
+        )
+        (run,) = self._state.get_run_info(run_ids=[run_id])
+        if run.primary_task_id is None or self._state.claim_task(run.primary_task_id) is None:
+            raise FederationError(
+                "Flower's state did not open a run", remedy="move flower.db out of --dir and start again"
+            )
+        self._state.activate_task(run.primary_task_id)
+        self._run_id, self._task_id = run_id, run.primary_task_id
+        TaskIdentity.run_id, TaskIdentity.task_id, TaskIdentity.node_id = run_id, self._task_id, SUPERLINK_NODE_ID
+
+    def _beat(self) -> None:
+        while not self._stop.wait(_TASK_HEARTBEAT_S):
+            self._state.acknowledge_task_heartbeat(self._task_id)
+
+
+class _ExplainedActivation:
+    """ASGI filter: says why a site could not be activated.
+
+    Flower answers 412 both to a key it does not know and to a site that is connected already. The request's signature
+    has been verified by then (401 otherwise), so only the key's owner learns which it was.
+    """
+
+    def __init__(self, app: App, state: LinkState) -> None:
+        self._app, self._state = app, state
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on; add the reason to a refused activation."""
+        if scope["type"] != "http" or scope["path"] != "/v1/fleet/activate-node":
+            return await self._app(scope, receive, send)
+
+        async def explain(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start" and message["status"] == _PRECONDITION_FAILED:
+                key = b64decode(dict(scope["headers"])[FLEET_HTTP_PUBLIC_KEY_HEADER.encode()])
+                known = self._state.get_node_id_by_public_key(key) is not None
+                message["headers"].append((REASON_HEADER, b"connected" if known else b"unregistered"))
+            await send(message)
+
+        return await self._app(scope, receive, explain)
+
+
+def _blob(message: Message, site: str) -> bytes:
+    """Return the one array a site's answer consists of."""
+    try:
+        return message.content.array_records[_BLOB][_BLOB].data
+    except KeyError:
+        raise RefusedError(
+            f"site {site}: answer without content", remedy="run the same version of fedpath on both sides"
+        ) from None
+
+
+def _lifespan_config(database: Path) -> SuperLinkLifespanConfig:
+    """Return a SuperLink that serves nothing by itself, knows its nodes by key and starts no process."""
+    return SuperLinkLifespanConfig(
+        control_address="",
+        health_server_address=None,
+        host="127.0.0.1",
+        port=0,
+        insecure=False,
+        certificates=None,
+        superexec_auth_secret=None,
+        authn_plugin=NoOpControlAuthnPlugin(),
+        event_log_plugin=None,
+        fleet_event_log_plugin=None,
+        enable_event_log=False,
+        artifact_provider=None,
+        enable_supernode_auth=True,
+        fleet_api_type=TRANSPORT_TYPE_GRPC_RERE,
+        fleet_api_address=None,
+        simulation=False,
+        ssl_ca_certfile=None,
+        ssl_certfile=None,
+        ssl_keyfile=None,
+        database=str(database),
+        isolation=ISOLATION_MODE_PROCESS,
+        runtime_dependency_install=False,
+    )

@@ -1,0 +1,136 @@
+"""The one port the outside sees: TLS, the Fleet API and the health check, bodies of bounded size.
+
+Everything else of the Flower app (operator and runtime calls, API documentation) answers 404 here, and nothing listens
+elsewhere. A body over the limit is refused before it is buffered: Flower's largest request carries one 5 MiB chunk.
+"""
+
+import asyncio
+import logging
+import socket
+import ssl
+import threading
+from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+
+from fedpath.core.errors import ConfigError, FederationError
+
+BODY_LIMIT = 8 * 1024 * 1024
+_START_TIMEOUT_S = 30.0
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+class FleetOnly:
+    """ASGI filter: passes `/v1/fleet/` and `/health`, and nothing larger than `BODY_LIMIT` bytes."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one connection on, or answer it here."""
+        if scope["type"] == "lifespan":
+            return await self._app(scope, receive, send)
+        path = scope.get("path", "")
+        if scope["type"] != "http" or not (path.startswith("/v1/fleet/") or path == "/health"):
+            return await _answer(send, 404)
+        length = dict(scope["headers"]).get(b"content-length", b"")
+        # Flower's client always states the length; a body of unknown length could grow without bound.
+        if scope["method"] != "GET" and not length.isdigit():
+            return await _answer(send, 411)
+        if length and int(length) > BODY_LIMIT:
+            return await _answer(send, 413)
+        return await self._app(scope, receive, send)
+
+
+async def _answer(send: Send, status: int) -> None:
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+class Listener:
+    """A TLS listener in a thread of its own.
+
+    Args:
+        host: address to bind.
+        port: port to bind; taken at once, so that a used port is found before anything else starts.
+        certificate: PEM chain of the server.
+        key: PEM private key of the server.
+
+    Raises:
+        ConfigError: the address cannot be bound, or certificate and key do not fit.
+    """
+
+    def __init__(self, *, host: str, port: int, certificate: Path, key: Path) -> None:
+        self._certificate, self._key = certificate, key
+        try:
+            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"{certificate}: the server's certificate cannot be used: {error}",
+                remedy="make it again with `fedpath provision`",
+            ) from None
+        self._socket = _bind(host, port)
+        self._server: uvicorn.Server | None = None
+        self._thread: threading.Thread | None = None
+
+    @property
+    def port(self) -> int:
+        """The port that is bound."""
+        return int(self._socket.getsockname()[1])
+
+    def start(self, app: App) -> None:
+        """Serve ``app`` and return when it accepts connections."""
+        server = uvicorn.Server(
+            uvicorn.Config(
+                FleetOnly(app),
+                log_config=None,
+                access_log=False,
+                ssl_certfile=self._certificate,
+                ssl_keyfile=self._key,
+                timeout_graceful_shutdown=2,
+                server_header=False,
+            )
+        )
+        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        failed = threading.Event()
+
+        def serve() -> None:
+            try:
+                asyncio.run(server.serve(sockets=[self._socket]))
+            finally:
+                failed.set()
+
+        self._server, self._thread = server, threading.Thread(target=serve, name="fleet-listener", daemon=True)
+        self._thread.start()
+        waited = 0.0
+        while not server.started:
+            if failed.wait(0.02) or (waited := waited + 0.02) > _START_TIMEOUT_S:
+                raise FederationError("the fleet listener did not start", remedy="look at the coordinator's log")
+
+    def stop(self) -> None:
+        """Stop serving; open requests get two seconds."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = True
+            self._thread.join()
+        self._socket.close()
+
+
+def _bind(host: str, port: int) -> socket.socket:
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+        bound = socket.socket(family, socket.SOCK_STREAM)
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind((host, port))
+        bound.listen(128)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error.strerror or error}",
+            remedy="end what uses that port, or change server.address (or server.listen) in federation.toml",
+        ) from None
+    return bound
