@@ -1,0 +1,134 @@
+"""ACMIL, attention-challenging multiple instance learning, in its gated-attention variant.
+
+Zhang et al., "Attention-Challenging Multiple Instance Learning for Whole Slide Image Classification", ECCV 2024.
+
+Attention models overfit by looking at a few patches. ACMIL holds against it twice: K attention branches, each with a
+classifier of its own and pushed apart by a diversity loss, and STKIM, which during training masks a random part of
+each branch's most attended instances so that others must be used.
+
+    h_NL    = relu(x_ND W)                                            (W without bias)
+    s_KN    = w · (tanh(h V) ⊙ sigmoid(h U))                          raw scores, one row a branch
+    a_KN    = softmax over N of s, after STKIM in training
+    branch  k: logits = head_k(a_k h)        slide: logits = head(mean_k(a_k) h)
+    loss    = mean_k CE(branch k) + CE(slide) + mean over pairs of branches of cos(a_i, a_j)
+"""
+
+from typing import Annotated, Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fedpath.core.bags.bag import Bag
+from fedpath.core.config.loading import Section
+from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
+
+# Inner widths the authors pair with their encoders' feature widths.
+_PAIRED_INNER = {384: 128, 512: 256, 768: 384, 1024: 512, 1536: 768}
+
+
+class AcmilOptions(Section):
+    """Options of ``acmil``; the defaults are the paper's."""
+
+    inner: Annotated[int, Field(ge=1)] | None = Field(
+        default=None, description="inner width L; by default the authors' pair for the feature width, else half of it"
+    )
+    attention: Annotated[int, Field(ge=1)] = Field(default=128, description="width inside the gated attention")
+    n_branches: Annotated[int, Field(ge=1)] = Field(default=5, description="attention branches K")
+    top_k: Annotated[int, Field(ge=1)] = Field(
+        default=10, description="STKIM draws from this many highest scores of each branch"
+    )
+    mask_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.6, description="share of them masked in training; 0 switches STKIM off (strong encoders)"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.0, description="dropout on the inner features, in training"
+    )
+    input_norm: Literal["none", "layer"] = Field(
+        default="none", description="'layer' normalises every feature vector on its way in (for raw, unscaled tables)"
+    )
+
+
+class Acmil(BagModel):
+    """ACMIL with gated attention; see the module's docstring for the formulas.
+
+    Args:
+        width: feature width D.
+        n_classes: C.
+        options: see ``AcmilOptions``.
+    """
+
+    def __init__(self, width: int, n_classes: int, options: AcmilOptions) -> None:
+        super().__init__()
+        self.options = options
+        inner = options.inner or _PAIRED_INNER.get(width) or max(1, width // 2)
+        self.input_norm = nn.LayerNorm(width) if options.input_norm == "layer" else nn.Identity()
+        self.reduce = nn.Linear(width, inner, bias=False)
+        self.dropout = nn.Dropout(options.dropout)
+        # tanh half and sigmoid half of the gate in one matrix: one product instead of two.
+        self.gate = nn.Linear(inner, 2 * options.attention)
+        self.score = nn.Linear(options.attention, options.n_branches)
+        # The K branch heads as one array: one batched product and one optimizer entry instead of K.
+        bound = inner**-0.5
+        self.branch_weight_KCL = nn.Parameter(torch.empty(options.n_branches, n_classes, inner).uniform_(-bound, bound))
+        self.branch_bias_KC = nn.Parameter(torch.empty(options.n_branches, n_classes).uniform_(-bound, bound))
+        self.slide_head = nn.Linear(inner, n_classes)
+
+    def forward(self, bag: Bag) -> BagOutput:
+        """Classify one bag; in training mode with STKIM and dropout, drawn from torch's global generator."""
+        weight = self.reduce.weight
+        x_ND = self.input_norm(bag.features_ND.to(device=weight.device, dtype=weight.dtype))
+        h_NL = self.dropout(torch.relu(self.reduce(x_ND)))
+        content_NA, gate_NA = self.gate(h_NL).chunk(2, dim=1)
+        scores_KN = self.score(torch.tanh(content_NA) * torch.sigmoid(gate_NA)).T
+        if self.training:
+            scores_KN = mask_top_instances(scores_KN, self.options.top_k, self.options.mask_ratio)
+        attention_KN = torch.softmax(scores_KN, dim=1)
+        branch_KL = attention_KN @ h_NL
+        # Pooling is linear, so the mean over branches of the pooled vectors is the pooling by their mean attention.
+        slide_L = branch_KL.mean(dim=0)
+        return BagOutput(
+            logits_C=self.slide_head(slide_L),
+            attention_KN=attention_KN,
+            slide_vector_L=slide_L,
+            branch_logits_KC=torch.einsum("kl,kcl->kc", branch_KL, self.branch_weight_KCL) + self.branch_bias_KC,
+        )
+
+    def loss(self, output: BagOutput, target: int, class_weights_C: Tensor | None = None) -> Tensor:
+        """Return mean branch cross-entropy + slide cross-entropy + diversity, each with weight 1."""
+        if output.branch_logits_KC is None:
+            raise ValueError("ACMIL's loss needs the branch logits of ACMIL's forward")
+        branches = weighted_cross_entropy(output.branch_logits_KC, target, class_weights_C)
+        slide = weighted_cross_entropy(output.logits_C[None], target, class_weights_C)
+        return branches + slide + branch_similarity(output.attention_KN)
+
+    def parameter_groups(self) -> dict[str, list[str]]:
+        """Return one group, ``image``: everything is learned from the patches."""
+        return {"image": list(self.state_dict())}
+
+
+def mask_top_instances(scores_KN: Tensor, top_k: int, ratio: float) -> Tensor:
+    """STKIM: in each row set ``int(ratio · k)`` of the ``k = min(top_k, N)`` highest scores, at random, to -inf.
+
+    The draw is made on the CPU from torch's global generator, so that every device masks the same instances. As
+    ``ratio < 1``, at least one instance of a bag stays.
+    """
+    n_branches, n_instances = scores_KN.shape
+    k = min(top_k, n_instances)
+    n_masked = int(ratio * k)
+    if n_masked == 0:
+        return scores_KN
+    top_Kk = scores_KN.detach().topk(k, dim=1).indices
+    drawn_Km = torch.rand(n_branches, k).topk(n_masked, dim=1).indices.to(top_Kk.device)
+    return scores_KN.scatter(1, top_Kk.gather(1, drawn_Km), float("-inf"))
+
+
+def branch_similarity(attention_KN: Tensor) -> Tensor:
+    """Return the mean cosine similarity over the pairs of rows, the diversity term; 0 for one branch."""
+    n_branches = attention_KN.shape[0]
+    if n_branches == 1:
+        return attention_KN.new_zeros(())
+    unit_KN = nn.functional.normalize(attention_KN, dim=1)
+    similarity_KK = unit_KN @ unit_KN.T
+    # The diagonal is 1 whatever the attention; without it every pair stands twice.
+    return (similarity_KK.sum() - similarity_KK.diagonal().sum()) / (n_branches * (n_branches - 1))

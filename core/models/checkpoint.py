@@ -1,0 +1,89 @@
+"""A model as one safetensors file that says how to build itself. Never pickle: loading a file runs nothing from it."""
+
+import json
+import struct
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from fedpath.core.errors import ConfigError, DataError
+from fedpath.core.files import write_bytes
+from fedpath.core.models.protocol import BagModel
+from fedpath.core.models.registry import build_model
+
+REQUIRED = ("name", "width", "n_classes", "options", "labels")
+"""Metadata keys without which a model cannot be rebuilt; ``options`` and ``labels`` are JSON."""
+
+
+def model_metadata(name: str, options: Mapping[str, Any], *, width: int, labels: Sequence[str]) -> dict[str, str]:
+    """Return the metadata from which ``load_model`` rebuilds a model of the registry."""
+    return {
+        "name": name,
+        "width": str(width),
+        "n_classes": str(len(labels)),
+        "options": json.dumps(dict(options), sort_keys=True),
+        "labels": json.dumps(list(labels)),
+    }
+
+
+def save_model(path: Path, model_state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write a model's state, whole or not at all; the same state and metadata give the same bytes.
+
+    Args:
+        path: ends in ``.safetensors`` by convention.
+        model_state: ``model.state_dict()``.
+        metadata: at least ``name, width, n_classes, options, labels`` (the last two as JSON); any more strings.
+    """
+    missing = [key for key in REQUIRED if key not in metadata]
+    if missing:
+        raise ValueError(f"metadata of {path} lacks {', '.join(missing)}")
+    content = save({name: tensor.detach().contiguous() for name, tensor in model_state.items()}, dict(metadata))
+    write_bytes(path, _canonical(content))
+
+
+def load_model(path: Path) -> tuple[BagModel, dict[str, str]]:
+    """Rebuild the model that ``save_model`` wrote, in eval mode on the CPU, and return it with the file's metadata.
+
+    Raises:
+        DataError: no such file, not safetensors or truncated, not a fedpath model, or its tensors do not fit the model.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata: dict[str, str] = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no dict
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such model file", remedy="check the path") from None
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{path}: not a whole safetensors file: {error}", remedy="copy or train it again") from None
+    missing = [key for key in REQUIRED if key not in metadata]
+    if missing:
+        raise DataError(
+            f"{path}: metadata lacks {', '.join(missing)}", remedy="name a model that fedpath saved (best.safetensors)"
+        )
+    try:
+        model = build_model(
+            metadata["name"],
+            width=int(metadata["width"]),
+            n_classes=int(metadata["n_classes"]),
+            options=json.loads(metadata["options"]),
+            seed=0,
+        )
+        model.load_state_dict(state)
+    except (ConfigError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{path}: does not fit model '{metadata['name']}' of this version: {error}",
+            remedy="load it with the fedpath version that wrote it",
+        ) from None
+    return model.eval(), metadata
+
+
+def _canonical(content: bytes) -> bytes:
+    """Sort the header's keys: safetensors writes metadata in a random order, which would give one model many hashes."""
+    (length,) = struct.unpack("<Q", content[:8])
+    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
+    header += b" " * (-len(header) % 8)  # the tensors stay aligned to 8 bytes
+    return struct.pack("<Q", len(header)) + header + content[8 + length :]

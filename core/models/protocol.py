@@ -1,0 +1,71 @@
+"""What the federation asks of a bag model: ``forward``, ``loss`` and the names of its parameter groups."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fedpath.core.bags.bag import Bag
+
+
+@dataclass(frozen=True, slots=True)
+class BagOutput:
+    """What a model says about one bag. Shape letters: see ``fedpath.core.models``."""
+
+    logits_C: Tensor
+    """Class scores of the slide, before the softmax."""
+    attention_KN: Tensor
+    """One row a branch or head, softmaxed over the instances: every row is ≥ 0 and sums to 1."""
+    slide_vector_L: Tensor
+    """The pooled representation that the slide's head sees."""
+    branch_logits_KC: Tensor | None = None
+    """Class scores of each branch, for models that supervise their branches."""
+
+    @property
+    def attention_N(self) -> Tensor:
+        """Attention of each instance, the mean over branches or heads; sums to 1."""
+        return self.attention_KN.mean(dim=0)
+
+
+class BagModel(nn.Module, ABC):
+    """A slide-level classifier. Everything else (training, exchange, reports) knows a model only through this class."""
+
+    if TYPE_CHECKING:
+        # nn.Module types this as Any; callers of a bag model get the output's type.
+        def __call__(self, bag: Bag) -> BagOutput:
+            """Run ``forward``."""
+            ...
+
+    @abstractmethod
+    def forward(self, bag: Bag) -> BagOutput:
+        """Classify one bag of N ≥ 1 instances; its features may be of any float type, on any device."""
+
+    @abstractmethod
+    def loss(self, output: BagOutput, target: int, class_weights_C: Tensor | None = None) -> Tensor:
+        """Return the training loss of one bag as a scalar.
+
+        Args:
+            output: what ``forward`` returned for the bag.
+            target: class index.
+            class_weights_C: factor of each class on the bag's classification terms; all 1 when absent.
+        """
+
+    @abstractmethod
+    def parameter_groups(self) -> dict[str, list[str]]:
+        """Name disjoint groups that together hold every entry of ``state_dict``.
+
+        A site sends only the groups that it trained; each group is averaged over the sites that sent it.
+        """
+
+
+def weighted_cross_entropy(logits_BC: Tensor, target: int, class_weights_C: Tensor | None) -> Tensor:
+    """Return the mean over B predictions of one bag of ``-w[target] · log softmax(logits)[target]``.
+
+    torch's own ``weight`` with ``reduction="mean"`` divides by the summed weights: with one bag a step the weight
+    cancels and the option does nothing. Here it multiplies.
+    """
+    targets_B = torch.full((logits_BC.shape[0],), target, device=logits_BC.device)
+    loss = nn.functional.cross_entropy(logits_BC, targets_B)
+    return loss if class_weights_C is None else loss * class_weights_C[target].to(loss)

@@ -1,0 +1,109 @@
+"""The bag models by name: one row a model."""
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from fedpath.core.config.loading import Section
+from fedpath.core.errors import ConfigError
+from fedpath.core.models.acmil import Acmil, AcmilOptions
+from fedpath.core.models.protocol import BagModel
+from fedpath.core.models.randomness import seeded
+
+
+@dataclass(frozen=True, slots=True)
+class OptionInfo:
+    """One option of a model, as ``[model.options]`` of federation.toml takes it."""
+
+    name: str
+    default: Any
+    description: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """One model as ``fedpath models list`` shows it."""
+
+    name: str
+    summary: str
+    source: str
+    options: tuple[OptionInfo, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    summary: str
+    source: str
+    schema: type[Section]
+    make: Callable[[int, int, Any], BagModel]
+
+
+_MODELS = {
+    "acmil": _Row(
+        "gated attention in several branches, kept apart and partly masked in training",
+        "Zhang et al., ECCV 2024",
+        AcmilOptions,
+        Acmil,
+    ),
+}
+
+
+def available_models() -> list[ModelInfo]:
+    """Return every model of the registry, by name."""
+    return [
+        ModelInfo(
+            name,
+            row.summary,
+            row.source,
+            tuple(
+                OptionInfo(option, field.get_default(), field.description or "")
+                for option, field in row.schema.model_fields.items()
+            ),
+        )
+        for name, row in sorted(_MODELS.items())
+    ]
+
+
+def build_model(
+    name: str, *, width: int, n_classes: int, options: Mapping[str, Any] | None = None, seed: int
+) -> BagModel:
+    """Build a model with freshly drawn parameters (float32, CPU): the same seed gives the same bits.
+
+    Args:
+        name: a name of ``available_models``.
+        width: feature width D, ≥ 1.
+        n_classes: C, ≥ 2.
+        options: the model's own options; absent ones take their defaults.
+        seed: of the initialisation; torch's global generator is left as it was.
+
+    Raises:
+        ConfigError: the model or an option is unknown, or an option's value is outside its range.
+    """
+    row = _MODELS.get(name)
+    if row is None:
+        near = difflib.get_close_matches(name.lower(), _MODELS, n=1)
+        remedy = f"did you mean '{near[0]}'?" if near else f"choose one of: {', '.join(sorted(_MODELS))}"
+        raise ConfigError(f"model.name = '{name}': no such model", remedy=remedy)
+    try:
+        checked = row.schema.model_validate(dict(options or {}), strict=True)
+    except ValidationError as error:
+        raise _explain(name, row.schema, error) from None
+    with seeded(seed):
+        return row.make(width, n_classes, checked)
+
+
+def _explain(name: str, schema: type[Section], error: ValidationError) -> ConfigError:
+    """Turn the first fault of a model's options into one line and a remedy."""
+    fault = error.errors(include_url=False)[0]
+    option = str(fault["loc"][0])
+    if fault["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(option, schema.model_fields, n=1)
+        known = ", ".join(schema.model_fields)
+        remedy = f"did you mean '{near[0]}'?" if near else f"remove it; {name} knows: {known}"
+        return ConfigError(f"model.options.{option}: model '{name}' has no such option", remedy=remedy)
+    return ConfigError(
+        f"model.options.{option} = {fault['input']!r}: {fault['msg']}", remedy=f"correct it in [model.options] ({name})"
+    )

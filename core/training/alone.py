@@ -1,0 +1,122 @@
+"""Training without a federation: one hospital's data, or the pooled data of several, with the federation's settings.
+
+It is what the federated model is compared with: same initialisation, loop, learning rates and number of epochs.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fedpath.core.cohort.examples import Example
+from fedpath.core.config.federation import FederationConfig
+from fedpath.core.models.protocol import BagModel
+from fedpath.core.models.registry import build_model
+from fedpath.core.training.evaluation import Metrics, evaluate
+from fedpath.core.training.loop import TrainSettings, train
+
+
+@dataclass(frozen=True, slots=True)
+class Validated:
+    """One validation during training."""
+
+    epoch: int
+    """Epochs done."""
+    train_loss: float
+    """Mean training loss since the validation before."""
+    validation: Metrics | None
+    """None when there is nothing to validate on."""
+
+
+@dataclass(frozen=True, slots=True)
+class AloneResult:
+    """What training left behind."""
+
+    best_state: dict[str, Tensor]
+    """The state with the highest validation AUC, then the lowest validation loss; the last one without validation."""
+    last_state: dict[str, Tensor]
+    best_epoch: int
+    history: tuple[Validated, ...]
+
+
+def train_alone(
+    config: FederationConfig,
+    examples_train: Sequence[Example],
+    examples_validation: Sequence[Example],
+    *,
+    seed: int,
+    device: torch.device | str = "cpu",
+    progress: Callable[[int, int, float], None] | None = None,
+    validated: Callable[[Validated], None] | None = None,
+) -> AloneResult:
+    """Train ``rounds × local_epochs`` epochs from the federation's initialisation, validating every ``local_epochs``.
+
+    Args:
+        config: of the federation; its seed gives the initialisation.
+        examples_train: at least one.
+        examples_validation: may be empty.
+        seed: of the training: order, masks, dropout.
+        device: where to train.
+        progress: as in ``train``.
+        validated: called with each validation.
+    """
+    model = initial_model(config)
+    settings = settings_of(config, epochs=config.training.rounds * config.training.local_epochs)
+    history: list[Validated] = []
+    losses: list[float] = []
+    best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
+
+    def note(done: int, total: int, loss: float) -> None:
+        losses.append(loss)
+        if progress is not None:
+            progress(done, total, loss)
+
+    def validate(epoch: int) -> None:
+        nonlocal best
+        if epoch % config.training.local_epochs:
+            return
+        metrics = evaluate(model, examples_validation, device) if examples_validation else None
+        history.append(Validated(epoch, sum(losses) / len(losses), metrics))
+        losses.clear()
+        if validated is not None:
+            validated(history[-1])
+        if metrics is not None and (best is None or merit(metrics) > best[0]):
+            best = (merit(metrics), epoch, _copy_state(model))
+
+    train(model, examples_train, settings, seed=seed, device=device, progress=note, after_epoch=validate)
+    last_state = _copy_state(model)
+    _, best_epoch, best_state = best or (None, settings.epochs, last_state)
+    return AloneResult(best_state, last_state, best_epoch, tuple(history))
+
+
+def initial_model(config: FederationConfig) -> BagModel:
+    """Build the model of a federation as round 0 starts from it."""
+    return build_model(
+        config.model.name,
+        width=config.features.width,
+        n_classes=len(config.task.labels),
+        options=config.model.options,
+        seed=config.federation.seed,
+    )
+
+
+def settings_of(config: FederationConfig, *, epochs: int) -> TrainSettings:
+    """Return the loop's settings for ``epochs`` epochs under a federation's [training]."""
+    training = config.training
+    return TrainSettings(
+        epochs=epochs,
+        learning_rate=training.learning_rate,
+        weight_decay=training.weight_decay,
+        class_weights=training.class_weights,
+    )
+
+
+def merit(metrics: Metrics) -> tuple[float, float]:
+    """Return what "best by validation" compares: AUC first (none counts lowest), then the lower loss."""
+    return (-1.0 if metrics.auc is None else metrics.auc, -metrics.loss)
+
+
+def _copy_state(model: BagModel) -> dict[str, Tensor]:
+    """Return the state on the CPU, cut loose from further training."""
+    return {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
