@@ -4,6 +4,7 @@ Flower closes the connection without a reason when a site's clock is off, so thi
 """
 
 import ssl
+import threading
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
@@ -16,6 +17,40 @@ from fedpath.core.errors import ConfigError, ConnectionFailedError
 # Flower takes a signature made 5 s in its future to 305 s in its past; the Date header is whole seconds.
 _AHEAD_S, _BEHIND_S = 4.0, 300.0
 _TIMEOUT_S = 10.0
+_RETRY_S = 0.5
+
+
+class UnreachableError(ConnectionFailedError):
+    """Nobody answers at the coordinator's address; trying later may help."""
+
+
+def wait_for_coordinator(
+    address: str, authority: Path, *, wait_s: float, stop: threading.Event, waiting: Callable[[str], None]
+) -> None:
+    """Check the coordinator, again and again while nobody answers, up to ``wait_s``.
+
+    Args:
+        address: host:port.
+        authority: PEM certificate of the only authority trusted.
+        wait_s: seconds after which a coordinator that cannot be reached is an error.
+        stop: set it to give up.
+        waiting: called once with the reason when the first try fails.
+
+    Raises:
+        ConnectionFailedError: as `check_coordinator`.
+    """
+    deadline, told = time.monotonic() + wait_s, False
+    while True:
+        try:
+            return check_coordinator(address, authority)
+        except UnreachableError as error:
+            if time.monotonic() >= deadline:
+                raise
+            if not told:
+                waiting(error.message)
+                told = True
+            if stop.wait(_RETRY_S):
+                raise KeyboardInterrupt from None
 
 
 def authority_context(authority: Path) -> ssl.SSLContext:
@@ -97,7 +132,7 @@ def explain_transport_error(address: str, error: httpx.TransportError) -> Connec
                 remedy="check the address and port in kit.toml, and any proxy in between",
             )
         cause = cause.__cause__ or cause.__context__
-    return ConnectionFailedError(
+    return UnreachableError(
         f"the coordinator at {address} cannot be reached: {error or type(error).__name__}",
         remedy="is it running (`fedpath server start`), and may this machine connect to that port?",
     )

@@ -15,11 +15,11 @@ from fedpath.core.models.protocol import BagModel
 
 
 def to_arrays(model: BagModel, groups: Iterable[str] | None = None) -> Arrays:
-    """Return copies of the model's parameters as float32 arrays named "group/parameter"; all groups by default."""
+    """Return copies of the model's state as float32 arrays named "group/parameter"; all groups by default."""
     by_group = model.parameter_groups()
-    state = dict(model.named_parameters())
+    state = model.state_dict()
     return {
-        f"{group}/{name}": state[name].detach().to("cpu", torch.float32).numpy().copy()
+        f"{group}/{name}": state[name].to("cpu", torch.float32).numpy().copy()
         for group in (by_group if groups is None else groups)
         for name in by_group[group]
     }
@@ -38,7 +38,7 @@ def load_arrays(model: BagModel, arrays: Arrays) -> None:
             f"the model that came has other parameters than this one: {', '.join(odd[:3])}",
             remedy="run the same version of fedpath, with the same [model], on both sides",
         )
-    parameters = dict(model.named_parameters())
+    parameters = model.state_dict()
     with torch.no_grad():
         for key, array in arrays.items():
             parameter = parameters[state[key]]

@@ -1,0 +1,89 @@
+"""`fedpath client`."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedpath.core.events import Event
+
+app = typer.Typer(help="A hospital.", no_args_is_help=True)
+
+EVENTS_FILE = "events.jsonl"
+
+
+@app.command()
+def join(
+    site: Annotated[str, typer.Option(help="This hospital's name in the federation.")],
+    kit: Annotated[Path, typer.Option(help="The kit folder from the coordinator's operator.")],
+    config: Annotated[Path, typer.Option(help="This hospital's site.toml.")],
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a coordinator that is not there yet.")] = 120.0,
+) -> None:
+    """Take part in a run: train here, send parameters, write down everything that leaves."""
+    from fedpath.cli.stopping import stop_on_signals
+    from fedpath.client.agent.join import join as take_part
+    from fedpath.core.config import load_site
+    from fedpath.core.errors import ConfigError, RefusedError
+    from fedpath.core.events import EventLog
+
+    settings = load_site(config)
+    if settings.site.name != site:
+        raise ConfigError(
+            f"{config}: key 'site.name' is '{settings.site.name}', --site says '{site}'",
+            remedy="give the same name in both",
+        )
+    stop = stop_on_signals()
+    outcome = take_part(settings, kit, EventLog(settings.state / EVENTS_FILE, _say), stop, wait_s=wait)
+    if outcome.refused is not None:
+        raise RefusedError(
+            f"the coordinator keeps site {site} out: {outcome.refused}", remedy="mend that here, then join again"
+        )
+    if not outcome.finished:
+        raise KeyboardInterrupt
+
+
+@app.command()
+def audit(config: Annotated[Path, typer.Option(help="This hospital's site.toml.")]) -> None:
+    """Check the log of what left this hospital and show it."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from fedpath.client.audit import AUDIT_FILE, verify
+    from fedpath.core.config import load_site
+
+    path = load_site(config).state / AUDIT_FILE
+    records = verify(path)
+    table = Table("no.", "when (UTC)", "to", "run", "round", "bytes", "what left")
+    for record in records:
+        table.add_row(
+            str(record.number),
+            record.at[:19],
+            record.to,
+            record.run,
+            str(record.round) if record.round else "–",
+            f"{record.size:,}",
+            f"{record.kind}: {record.holds}",
+        )
+    console = Console()
+    console.print(table)
+    total = sum(record.size for record in records)
+    console.print(f"{len(records)} messages, {total:,} bytes; the chain of {path} is whole")
+
+
+def _say(event: "Event") -> None:
+    """Print the events this hospital's staff wants to see."""
+    values = event.values
+    match event.kind:
+        case "waiting":
+            typer.echo(f"{values['reason']}; waiting up to {values['wait_s']:.0f} s")
+        case "joined":
+            typer.echo(f"joined federation {values['federation']} at {values['address']}")
+        case "described":
+            typer.echo(f"told the coordinator how {values['slides']} slides were encoded")
+        case "trained":
+            typer.echo(f"round {values['round']}: trained in {values['seconds']:.1f} s, loss {values['loss']:.3f}")
+        case "sent":
+            typer.echo(f"sent {values['what']}, {values['bytes']:,} bytes")
+        case "finished":
+            typer.echo(f"the run is over; the federated model is {values['model']}")

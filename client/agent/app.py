@@ -1,0 +1,57 @@
+"""The ClientApp installed at this hospital: Flower messages in, Flower messages out, the work done by `Worker`."""
+
+from collections.abc import Callable
+
+from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedpath.core.errors import RefusedError
+from fedpath.core.exchange.messages import Answer, Order, decode_order, encode
+from fedpath.core.exchange.wire import Arrays
+
+BLOB = "fedpath"
+Handler = Callable[[Order, Arrays], tuple[Answer, Arrays]]
+Departure = Callable[[bytes, Order, Answer, Arrays], None]
+
+
+def build_client_app(carry_out: Handler, leaving: Departure) -> ClientApp:
+    """Return the ClientApp of this process.
+
+    Args:
+        carry_out: does what an order asks.
+        leaving: called with every answer before it is handed to the network.
+    """
+    app = ClientApp()
+
+    def handle(message: Message, _context: Context) -> Message:
+        order, arrays = order_in(message)
+        answer, trained = carry_out(order, arrays)
+        content = encode(answer, trained)
+        leaving(content, order, answer, trained)
+        return reply_to(message, content)
+
+    app.train()(handle)
+    app.evaluate()(handle)
+    app.query()(handle)
+    return app
+
+
+def order_in(message: Message) -> tuple[Order, Arrays]:
+    """Return the order a message carries.
+
+    Raises:
+        RefusedError: it carries none.
+    """
+    try:
+        content = message.content.array_records[BLOB][BLOB].data
+    except KeyError:
+        raise RefusedError(
+            "a message without an order came", remedy="run the same version of fedpath on both sides"
+        ) from None
+    return decode_order(content)
+
+
+def reply_to(message: Message, content: bytes) -> Message:
+    """Return the Flower message that carries ``content`` back."""
+    record = ArrayRecord({BLOB: Array(dtype="uint8", shape=(len(content),), stype="safetensors", data=content)})
+    return Message(RecordDict({BLOB: record}), reply_to=message)

@@ -1,0 +1,158 @@
+"""`fedpath client join`: connect, carry out orders until the run is over, write down what leaves."""
+
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from flwr.app import Context, Message, RecordDict
+from flwr.clientapp import ClientApp
+
+from fedpath.client.agent.app import build_client_app, order_in, reply_to
+from fedpath.client.agent.flower import FleetConnection, RunOverError
+from fedpath.client.agent.kit import Kit, load_kit
+from fedpath.client.agent.preflight import wait_for_coordinator
+from fedpath.client.agent.worker import Worker
+from fedpath.client.audit import AUDIT_FILE, AuditLog
+from fedpath.core.config import SiteConfig
+from fedpath.core.errors import ConfigError, FedpathError, RefusedError
+from fedpath.core.events import EventLog
+from fedpath.core.exchange.groups import group_of
+from fedpath.core.exchange.messages import Answer, Finish, Order, Refusal, Refuse, Update, encode
+from fedpath.core.exchange.wire import Arrays
+
+# Asked often while something is likely to come, seldom while the other sites are training.
+_SHORTEST_WAIT_S, _LONGEST_WAIT_S, _GROWTH = 0.02, 0.5, 1.2
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a site's part in a run ended."""
+
+    finished: bool = False
+    refused: str | None = None
+
+
+def join(
+    config: SiteConfig, kit_folder: Path, events: EventLog, stop: threading.Event, *, wait_s: float = 0.0
+) -> Outcome:
+    """Take part in one run of the federation.
+
+    Args:
+        config: site.toml.
+        kit_folder: the kit of this site.
+        events: where progress is reported.
+        stop: set it to leave; the order in hand is finished first.
+        wait_s: how long to wait for a coordinator that cannot be reached yet.
+
+    Raises:
+        ConfigError: kit and site.toml do not belong together.
+        ConnectionFailedError: the coordinator cannot be reached or does not accept this site.
+        FedpathError: this site could not do what was asked; the coordinator has been told without details.
+    """
+    kit = load_kit(kit_folder)
+    _check_identity(config, kit, kit_folder)
+    audit = AuditLog(config.state / AUDIT_FILE)
+    worker = Worker(config, federation=kit.federation, events=events)
+    wait_for_coordinator(
+        kit.address,
+        kit.authority,
+        wait_s=wait_s,
+        stop=stop,
+        waiting=lambda reason: events.emit("waiting", reason=reason, wait_s=wait_s),
+    )
+    site = _Site(worker, audit, kit.address, events)
+    with FleetConnection(kit) as connection:
+        events.emit("joined", federation=kit.federation, address=kit.address)
+        site.serve(connection, stop)
+    return site.outcome
+
+
+class _Site:
+    """The loop of one run: fetch an order, carry it out, answer."""
+
+    def __init__(self, worker: Worker, audit: AuditLog, address: str, events: EventLog) -> None:
+        self._audit, self._address, self._events = audit, address, events
+        self._app: ClientApp = build_client_app(worker.carry_out, self._note_departure)
+        self._order: Order | None = None
+        self.outcome = Outcome()
+
+    def serve(self, connection: FleetConnection, stop: threading.Event) -> None:
+        """Answer orders until the coordinator says the run is over, refuses this site, or ``stop`` is set."""
+        wait = _SHORTEST_WAIT_S
+        while not (stop.is_set() or self.outcome.finished or self.outcome.refused):
+            try:
+                message = connection.fetch()
+                if message is None:
+                    stop.wait(wait)
+                    wait = min(wait * _GROWTH, _LONGEST_WAIT_S)
+                    continue
+                wait = _SHORTEST_WAIT_S
+                self._answer(connection, message)
+            except RunOverError:
+                self._events.emit("order_dropped")
+
+    def _answer(self, connection: FleetConnection, message: Message) -> None:
+        started = time.monotonic()
+        context = Context(message.metadata.run_id, connection.node_id, {}, RecordDict(), {})
+        try:
+            reply = self._app(message, context)
+        except FedpathError as error:
+            connection.answer(self._refusal(message, error), time.monotonic() - started)
+            raise
+        connection.answer(reply, time.monotonic() - started)
+        match self._order:
+            case Finish():
+                self.outcome.finished = True
+            case Refuse(reason=reason):
+                self.outcome.refused = reason
+
+    def _note_departure(self, content: bytes, order: Order, answer: Answer, arrays: Arrays) -> None:
+        self._order = order
+        self._audit.record(
+            content,
+            to=self._address,
+            run=order.facts.run,
+            kind=answer.kind,
+            round_=getattr(order, "round", 0),
+            holds=_in_words(answer, arrays),
+        )
+        self._events.emit("sent", what=answer.kind, round=getattr(order, "round", 0), bytes=len(content))
+
+    def _refusal(self, message: Message, error: FedpathError) -> Message:
+        """Say that it did not work; the reason only where it is about the order and not about this hospital's data."""
+        reason = error.message if isinstance(error, RefusedError) else "the site could not do it; its own log says why"
+        refusal = Refusal(reason=reason[:2000])
+        content = encode(refusal)
+        try:
+            order, _ = order_in(message)
+        except RefusedError:
+            self._audit.record(content, to=self._address, run="", kind=refusal.kind, round_=0, holds=reason)
+        else:
+            self._note_departure(content, order, refusal, {})
+        return reply_to(message, content)
+
+
+def _check_identity(config: SiteConfig, kit: Kit, folder: Path) -> None:
+    if config.site.name != kit.site:
+        raise ConfigError(
+            f"{folder}: the kit is for site '{kit.site}', site.toml is for '{config.site.name}'",
+            remedy="use the kit of this site",
+        )
+
+
+def _in_words(answer: Answer, arrays: Arrays) -> str:
+    """Return what an answer holds, for the audit log's reader."""
+    match answer:
+        case Update():
+            groups = ", ".join(sorted({group_of(name) for name in arrays}))
+            numbers = sum(array.size for array in arrays.values())
+            return f"{numbers} parameters ({groups}), patient counts, training loss, validation figures"
+        case Refusal(reason=reason):
+            return f"a refusal: {reason}"
+        case _:
+            return {
+                "description": "how features were made, counts of patients and slides",
+                "evaluation": "figures over one split",
+                "receipt": "nothing but the confirmation",
+            }[answer.kind]

@@ -1,0 +1,241 @@
+"""Carry out the coordinator's orders on this hospital's data: describe, train, evaluate, keep the final model.
+
+Knows nothing of Flower. Each order is checked against the hospital's policy first, and carries all it needs: a worker
+that is killed and started again answers the same order with the same bits.
+"""
+
+import dataclasses
+import hashlib
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from fedpath.client.policy import check_order
+from fedpath.core.bags.store import read_bag, read_meta
+from fedpath.core.cohort.examples import Example, load_examples
+from fedpath.core.cohort.manifest import SPLITS, Cohort, Split, load_cohort
+from fedpath.core.config import SiteConfig
+from fedpath.core.errors import DataError, RefusedError
+from fedpath.core.events import EventLog
+from fedpath.core.exchange.contract import FeatureContract
+from fedpath.core.exchange.groups import group_of, load_arrays, to_arrays
+from fedpath.core.exchange.messages import (
+    Answer,
+    Describe,
+    Description,
+    Evaluate,
+    Evaluation,
+    Finish,
+    Metrics,
+    Order,
+    Receipt,
+    Refuse,
+    RunFacts,
+    Train,
+    Update,
+)
+from fedpath.core.exchange.wire import Arrays, hash_arrays
+from fedpath.core.models.checkpoint import model_metadata, save_model
+from fedpath.core.models.protocol import BagModel
+from fedpath.core.models.registry import build_model
+from fedpath.core.training.evaluation import evaluate
+from fedpath.core.training.loop import TrainSettings, train
+
+FINAL_MODEL = "federated.safetensors"
+
+
+class Worker:
+    """One hospital's side of a run.
+
+    Args:
+        config: site.toml.
+        federation: the federation the kit is for.
+        events: where progress is reported; it stays at the site.
+    """
+
+    def __init__(self, config: SiteConfig, *, federation: str, events: EventLog) -> None:
+        self._config, self._federation, self._events = config, federation, events
+        self._examples: dict[Split, list[Example]] = {}
+        self._labels: tuple[str, ...] = ()
+        self._device = _device(config.compute.device)
+        torch.set_num_threads(config.compute.threads)
+
+    def carry_out(self, order: Order, arrays: Arrays) -> tuple[Answer, Arrays]:
+        """Do what an order asks and return the answer with its arrays.
+
+        Raises:
+            RefusedError: the hospital's policy, or the order itself, does not allow it.
+            DataError: this hospital's data does not allow it.
+        """
+        check_order(self._config.policy, order, site=self._config.site.name, federation=self._federation)
+        match order:
+            case Describe():
+                return self._describe(order.facts), {}
+            case Train():
+                return self._train(order, arrays)
+            case Evaluate():
+                return self._evaluate(order, arrays), {}
+            case Finish():
+                return self._finish(order, arrays), {}
+            case Refuse():
+                self._events.emit("refused", reason=order.reason)
+                return Receipt(), {}
+
+    def _describe(self, facts: RunFacts) -> Description:
+        cohort = self._cohort(facts)
+        contract = _contract_of([self._config.data.features / f"{slide.slide_id}.h5" for slide in cohort.slides])
+        self._events.emit("described", slides=len(cohort.slides), encoder=contract.encoder)
+        return Description(
+            contract=contract,
+            patients={split: len(cohort.patients(split)) for split in SPLITS},
+            slides={split: len(cohort.of(split)) for split in SPLITS},
+            version=version("fedpath"),
+        )
+
+    def _train(self, order: Train, arrays: Arrays) -> tuple[Update, Arrays]:
+        examples = self._load("train", order.facts)
+        patients = len({example.patient_id for example in examples})
+        if patients < self._config.policy.min_patients:
+            raise RefusedError(
+                f"site {self._config.site.name} refuses: fewer training patients than its policy asks for",
+                remedy="lower policy.min_patients in site.toml, or wait for more patients",
+            )
+        model = self._model(order.facts, arrays, order.base)
+        validation = self._metrics(model, self._load("validation", order.facts))
+        self._events.emit("validated", round=order.round - 1, **validation.model_dump())
+        settings = TrainSettings(order.local_epochs, order.learning_rate, order.weight_decay, order.class_weights)
+
+        def progress(done: int, total: int, loss: float) -> None:
+            if done == total or done % max(1, total // 10) == 0:
+                self._events.emit("step", round=order.round, done=done, total=total, loss=loss)
+
+        result = train(
+            model,
+            examples,
+            settings,
+            seed=_seed(order.facts.seed, self._config.site.name, order.round),
+            span=((order.round - 1) / order.rounds, order.round / order.rounds),
+            device=self._device,
+            progress=progress,
+        )
+        self._events.emit("trained", round=order.round, loss=result.loss, seconds=result.seconds)
+        trained = to_arrays(model)
+        update = Update(
+            round=order.round,
+            base=order.base,
+            patients={group: result.patients for group in sorted({group_of(name) for name in trained})},
+            training_loss=result.loss,
+            validation=validation,
+            seconds=result.seconds,
+        )
+        return update, trained
+
+    def _evaluate(self, order: Evaluate, arrays: Arrays) -> Evaluation:
+        model = self._model(order.facts, arrays, order.base)
+        metrics = self._metrics(model, self._load(order.split, order.facts))
+        self._events.emit("evaluated", round=order.round, split=order.split, **metrics.model_dump())
+        return Evaluation(round=order.round, base=order.base, metrics=metrics)
+
+    def _finish(self, order: Finish, arrays: Arrays) -> Receipt:
+        model = self._model(order.facts, arrays, order.base)
+        path = self._config.state / order.facts.run / FINAL_MODEL
+        facts = order.facts
+        metadata = model_metadata(
+            facts.model.name, facts.model.options, width=facts.features.width, labels=facts.labels
+        ) | {"federation": facts.federation, "run": facts.run, "round": str(order.best_round)}
+        save_model(path, model.state_dict(), metadata)
+        self._events.emit("finished", model=str(path), best_round=order.best_round)
+        return Receipt()
+
+    def _model(self, facts: RunFacts, arrays: Arrays, base: str) -> BagModel:
+        """Build the run's model and fill it with the arrays that came."""
+        if hash_arrays(arrays) != base:
+            raise RefusedError(
+                "the model that came does not have the hash the order states",
+                remedy="the coordinator's log tells more; start it again",
+            )
+        model = build_model(
+            facts.model.name,
+            width=facts.features.width,
+            n_classes=len(facts.labels),
+            options=facts.model.options,
+            seed=facts.seed,
+        )
+        load_arrays(model, arrays)
+        return model
+
+    def _metrics(self, model: BagModel, examples: list[Example]) -> Metrics:
+        """Evaluate; figures over fewer patients than the policy's minimum are held back."""
+        patients = len({example.patient_id for example in examples})
+        if patients < self._config.policy.min_patients or not examples:
+            return Metrics()
+        return Metrics(**dataclasses.asdict(evaluate(model, examples, self._device)))
+
+    def _cohort(self, facts: RunFacts) -> Cohort:
+        data = self._config.data
+        return load_cohort(
+            data.manifest,
+            labels=facts.labels,
+            validation_share=data.validation_share,
+            test_share=data.test_share,
+            split_seed=data.split_seed,
+            name=self._config.site.name,
+        )
+
+    def _load(self, split: Split, facts: RunFacts) -> list[Example]:
+        """Load a split's bags once a run."""
+        if self._labels != tuple(facts.labels):
+            self._examples, self._labels = {}, tuple(facts.labels)
+        if split not in self._examples:
+            self._examples[split] = load_examples(
+                self._cohort(facts), self._config.data.features, split, width=facts.features.width
+            )
+        return self._examples[split]
+
+
+def _contract_of(paths: list[Path]) -> FeatureContract:
+    """Return what the feature files state; they must agree among themselves.
+
+    Raises:
+        DataError: a file is missing or broken, or was made differently from the first.
+    """
+    first: FeatureContract | None = None
+    # The width of every file is checked when its bag is loaded; here it is that of the first.
+    width = read_bag(paths[0]).features_ND.shape[1] if paths[0].is_file() else 0
+    for path in paths:
+        meta = read_meta(path)
+        contract = FeatureContract(
+            encoder=meta.encoder,
+            encoder_sha256=meta.encoder_sha256,
+            width=width,
+            mpp=meta.mpp,
+            patch_px=meta.patch_px,
+            transform=meta.transform,
+        )
+        if first is None:
+            first = contract
+        elif contract != first:
+            odd = [key for key, value in contract.model_dump().items() if value != getattr(first, key)]
+            raise DataError(
+                f"{path}: made with another {', '.join(odd)} than {paths[0].name}",
+                remedy="encode all slides of the manifest with the same settings (`fedpath slides encode`)",
+            )
+    assert first is not None  # a cohort has at least one training slide
+    return first
+
+
+def _seed(seed: int, site: str, round_: int) -> int:
+    """Return the seed of one site's training in one round: different for each, the same whenever it is repeated."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{site}/{round_}".encode()).digest()[:7])
+
+
+def _device(wanted: str) -> str:
+    if wanted == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wanted == "cuda" and not torch.cuda.is_available():
+        raise DataError(
+            "site.toml asks for device 'cuda', but torch finds no GPU",
+            remedy="install a CUDA build of torch and the driver, or set compute.device = \"cpu\"",
+        )
+    return wanted

@@ -1,0 +1,91 @@
+"""Before round 1: wait for the sites, ask what they have, keep out who does not fit, with the reason."""
+
+import threading
+import time
+from dataclasses import dataclass
+
+from fedpath.core.config import FederationConfig
+from fedpath.core.errors import FederationError, RefusedError
+from fedpath.core.events import EventLog
+from fedpath.core.exchange.contract import differences, disagreements
+from fedpath.core.exchange.messages import Describe, Description, Refuse, RunFacts
+from fedpath.server.conversation import Conversation, Silence
+
+_REPORT_EVERY_S = 15.0
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """Who takes part, and who does not and why."""
+
+    accepted: dict[str, Description]
+    refused: dict[str, str]
+
+
+def gather(
+    config: FederationConfig, facts: RunFacts, talk: Conversation, events: EventLog, stop: threading.Event
+) -> Gathered:
+    """Wait for `min_sites`, ask every site that is there, and apply the feature contract.
+
+    Raises:
+        FederationError: too few sites came, or fit, within `server.join_timeout_s`.
+    """
+    _wait_for_sites(config, talk, events, stop)
+    present = sorted(talk.online())
+    stated: dict[str, Description] = {}
+    refused: dict[str, str] = {}
+    for reply in talk.ask({site: Describe(facts=facts) for site in present}, {}, config.server.join_timeout_s, stop):
+        answer = reply.answer
+        match answer:
+            case Description():
+                stated[reply.site] = answer
+            case Silence(reason=reason):
+                refused[reply.site] = reason
+            case _:
+                refused[reply.site] = getattr(answer, "reason", f"it answered with {answer.kind}")
+    for site, description in stated.items():
+        if wrong := differences(config.features, description.contract):
+            refused[site] = "; ".join(wrong)
+        elif description.patients.get("train", 0) == 0:
+            refused[site] = "it has no training patients"
+    refused |= disagreements({site: stated[site].contract for site in stated if site not in refused})
+    accepted = {site: stated[site] for site in sorted(stated) if site not in refused}
+    for site, reason in refused.items():
+        events.emit("site_refused", site=site, reason=reason)
+        if site in stated:
+            _tell(talk, site, facts, reason, stop)
+    for site, description in accepted.items():
+        events.emit("site_accepted", site=site, patients=description.patients, slides=description.slides)
+    if len(accepted) < config.min_sites:
+        reasons = "; ".join(f"{site}: {reason}" for site, reason in refused.items()) or "none was refused"
+        raise FederationError(
+            f"{len(accepted)} of {config.min_sites} sites can take part ({reasons})",
+            remedy="mend what is said there at those sites, or lower server.min_sites",
+        )
+    return Gathered(accepted, refused)
+
+
+def _wait_for_sites(config: FederationConfig, talk: Conversation, events: EventLog, stop: threading.Event) -> None:
+    known = set(config.federation.sites)
+    started = time.monotonic()
+    reported: tuple[float, set[str]] = (-_REPORT_EVERY_S, set())
+    while len(online := talk.online()) < config.min_sites:
+        waited = time.monotonic() - started
+        missing = sorted(known - online)
+        if waited > config.server.join_timeout_s:
+            raise FederationError(
+                f"{len(online)} of {config.min_sites} sites joined within {config.server.join_timeout_s:.0f} s; "
+                f"missing: {', '.join(missing)}",
+                remedy="start `fedpath client join` there, or raise server.join_timeout_s or lower server.min_sites",
+            )
+        if online != reported[1] or waited - reported[0] >= _REPORT_EVERY_S:
+            events.emit("waiting", online=sorted(online), missing=missing, needed=config.min_sites)
+            reported = (waited, online)
+        if stop.wait(0.1):
+            raise KeyboardInterrupt
+
+
+def _tell(talk: Conversation, site: str, facts: RunFacts, reason: str, stop: threading.Event) -> None:
+    """Tell a site why it is kept out; whether it heard it changes nothing here."""
+    for _ in talk.ask({site: Refuse(facts=facts, reason=reason)}, {}, 10.0, stop):
+        pass
