@@ -12,5 +12,6 @@ setup(
     packages=[f"fedpath.{room}" for room in ROOMS]
     + [f"fedpath.{room}.{package}" for room in ROOMS for package in find_packages(room)],
     package_dir={f"fedpath.{room}": room for room in ROOMS},
-    package_data={f"fedpath.{room}": ["py.typed"] for room in ROOMS},
+    package_data={f"fedpath.{room}": ["py.typed"] for room in ROOMS}
+    | {"fedpath.core.report": ["report.html.j2", "report.css"]},
 )
