@@ -5,7 +5,8 @@ from pathlib import Path
 
 from fedpath.core.bags.bag import Bag
 from fedpath.core.bags.store import read_bag
-from fedpath.core.cohort.manifest import Cohort, Split
+from fedpath.core.cohort.manifest import SPLITS, Cohort, Split, load_cohort
+from fedpath.core.config import FederationConfig, SiteConfig
 from fedpath.core.errors import DataError
 
 
@@ -54,3 +55,21 @@ def load_examples(cohort: Cohort, features: Path, split: Split, *, width: int) -
             )
         examples.append(Example(bag, slide.label, slide.patient_id, slide.slide_id))
     return examples
+
+
+def load_site_examples(site: SiteConfig, federation: FederationConfig) -> dict[Split, list[Example]]:
+    """Load every split of the hospital that a site.toml describes, under a federation's labels and feature width.
+
+    Raises:
+        DataError: the manifest or a feature file is wrong.
+    """
+    data = site.data
+    cohort = load_cohort(
+        data.manifest,
+        labels=federation.task.labels,
+        validation_share=data.validation_share,
+        test_share=data.test_share,
+        split_seed=data.split_seed,
+        name=site.site.name,
+    )
+    return {split: load_examples(cohort, data.features, split, width=federation.features.width) for split in SPLITS}

@@ -1,0 +1,39 @@
+"""``fedpath cohort``: cohorts from data that does not come from slides."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Make cohorts.", no_args_is_help=True)
+
+
+@app.callback()
+def cohort() -> None:
+    """Make cohorts."""
+
+
+@app.command("from-table")
+def from_table(
+    table: Annotated[Path, typer.Argument(help="CSV, one instance a row: label, bag, features.")],
+    out: Annotated[Path, typer.Option(help="Folder for manifest.csv and features/.")],
+    sites: Annotated[str, typer.Option(help="Deal the bags to these hospitals, e.g. A,B,C: OUT/A, OUT/B, OUT/C.")] = "",
+    seed: Annotated[int, typer.Option(help="Seed of the deal.", min=0)] = 0,
+    header: Annotated[bool, typer.Option("--header", help="The first row names the columns.")] = False,
+    label_column: Annotated[str, typer.Option(help="Column of the label: its name, or its number from 1.")] = "1",
+    bag_column: Annotated[str, typer.Option(help="Column of the bag: its name, or its number from 1.")] = "2",
+) -> None:
+    """Turn a table of bags into a cohort: a manifest and a feature file a bag."""
+    from collections import Counter
+
+    from fedpath.core.cohort.table import cohort_from_table
+
+    names = [name.strip() for name in sites.split(",") if name.strip()]
+    folders = cohort_from_table(
+        table, out, sites=names, seed=seed, header=header, label_column=label_column, bag_column=bag_column
+    )
+    for folder, bags in folders.items():
+        labels = ", ".join(f"{count} × {label}" for label, count in sorted(Counter(bag.label for bag in bags).items()))
+        instances = sum(len(bag.features_ND) for bag in bags)
+        width = bags[0].features_ND.shape[1]
+        typer.echo(f"{folder}: {len(bags)} bags ({labels}), {instances} instances of width {width}")

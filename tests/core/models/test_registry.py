@@ -1,0 +1,69 @@
+"""Models by name: the same seed gives the same bits, and mistakes are named."""
+
+from typing import Any
+
+import pytest
+import torch
+
+from fedpath.core.errors import ConfigError
+from fedpath.core.models import available_models, build_model
+
+
+def state(seed: int) -> dict[str, torch.Tensor]:
+    return build_model("acmil", width=16, n_classes=3, options={}, seed=seed).state_dict()
+
+
+def test_the_seed_alone_decides_the_parameters() -> None:
+    torch.manual_seed(1)
+    first = state(7)
+    torch.manual_seed(2)
+    torch.rand(5)
+    second, other = state(7), state(8)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not any(torch.equal(first[name], other[name]) for name in first)
+
+
+def test_building_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    state(0)
+    assert torch.equal(torch.rand(4), expected)
+
+
+def test_parameters_are_float32_and_finite() -> None:
+    for tensor in state(0).values():
+        assert tensor.dtype == torch.float32
+        assert tensor.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("acmill", {}, ["model.name", "acmill", "did you mean 'acmil'"]),
+        ("ACMIL", {}, ["did you mean 'acmil'"]),
+        ("zzz", {}, ["zzz", "choose one of: ", "acmil"]),
+        ("acmil", {"n_branch": 3}, ["model.options.n_branch", "did you mean 'n_branches'"]),
+        ("acmil", {"zzz": 3}, ["model.options.zzz", "mask_ratio"]),
+        ("acmil", {"mask_ratio": 1.0}, ["model.options.mask_ratio = 1.0", "less than 1"]),
+        ("acmil", {"n_branches": 0}, ["model.options.n_branches = 0"]),
+        ("acmil", {"inner": "many"}, ["model.options.inner = 'many'"]),
+        ("acmil", {"input_norm": "batch"}, ["model.options.input_norm = 'batch'", "layer"]),
+    ],
+)
+def test_mistakes_are_named(name: str, options: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(ConfigError) as caught:
+        build_model(name, width=16, n_classes=2, options=options, seed=0)
+    for word in words:
+        assert word in str(caught.value)
+
+
+def test_every_model_explains_itself_and_its_options() -> None:
+    models = available_models()
+    assert "acmil" in [model.name for model in models]
+    for model in models:
+        assert model.summary
+        assert model.source
+        assert all(option.description for option in model.options)
+        defaults = {option.name: option.default for option in model.options}
+        build_model(model.name, width=16, n_classes=2, options=defaults, seed=0)
