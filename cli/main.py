@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from fedpath.cli import client, cohort, models, provision, server, slides, train
-
+from fedpath.cli.demo.command import demo_command
 from fedpath.core.errors import FedpathError
 
 app = typer.Typer(
@@ -24,7 +24,7 @@ app.add_typer(cohort.app, name="cohort")
 app.add_typer(models.app, name="models")
 app.command("provision")(provision.provision_command)
 app.command("train")(train.train_command)
-
+app.command("demo")(demo_command)
 
 _DEBUG = "FEDPATH_DEBUG"
 

@@ -33,6 +33,8 @@ class Record:
     sha256: str
     holds: str
     """What the message holds, in words."""
+    hash: str
+    """Of this line; the next line repeats it."""
 
 
 class AuditLog:
@@ -92,7 +94,7 @@ def _read(path: Path) -> tuple[list[Record], str]:
             line = json.loads(text)
             stated = line.pop("hash")
             fits = stated == _hash(line) and line.pop("previous") == last and line["number"] == number
-            record = Record(**line)
+            record = Record(**line, hash=stated)
         except (ValueError, KeyError, TypeError, AttributeError):
             fits = False
         if not fits:

@@ -5,7 +5,7 @@ import time
 from dataclasses import dataclass
 
 from fedpath.core.config import FederationConfig
-from fedpath.core.errors import FederationError, RefusedError
+from fedpath.core.errors import FederationError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.contract import differences, disagreements
 from fedpath.core.exchange.messages import Describe, Description, Refuse, RunFacts

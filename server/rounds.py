@@ -23,18 +23,17 @@ _FAREWELL_S = 60.0
 
 @dataclass(slots=True)
 class Best:
-    """The global model with the highest validation AUC so far, then the lowest loss."""
+    """The trained global model with the highest validation AUC so far, then the lowest loss; the initial one before."""
 
-    round: int
     arrays: Arrays
+    round: int = 0
     auc: float | None = None
     loss: float | None = None
 
     def beaten_by(self, auc: float | None, loss: float | None) -> bool:
-        """Return whether another model's validation is better; no validation at all never is."""
-        if auc is None and loss is None:
-            return False
-        return _merit(auc, loss) > _merit(self.auc, self.loss)
+        """Return whether a later model is to be kept instead; where no site can validate, the latest is."""
+        blind = (auc, loss, self.auc, self.loss) == (None, None, None, None)
+        return self.round == 0 or blind or _merit(auc, loss) > _merit(self.auc, self.loss)
 
 
 class FederatedRun:
@@ -79,15 +78,16 @@ class FederatedRun:
         gathered = gather(self._config, self._facts, self._talk, self._events, self._stop)
         self._folder.start(self._run, gathered.accepted, gathered.refused)
         sites = list(gathered.accepted)
-        best = Best(0, model)
+        best = Best(model)
         rounds = self._config.training.rounds
         for round_ in range(1, rounds + 1):
             model, manifest = self._round(round_, model, sites, best)
             self._folder.keep_round(manifest)
             self._folder.keep_model("last", model, round_=round_)
-        self._judge(rounds, model, self._evaluate(rounds, model, sites, "validation"), best)
+        validation = self._evaluate(rounds, model, sites, "validation")
+        self._judge(rounds, model, validation, best)
         tests = self._evaluate(best.round, best.arrays, sites, "test")
-        summary = self._summary(gathered, best, tests)
+        summary = self._summary(gathered, best, validation, tests)
         self._folder.keep_summary(summary)
         self._say_goodbye(best, sites)
         self._events.emit("run_finished", run=self._run, best_round=best.round, auc=best.auc)
@@ -197,7 +197,7 @@ class FederatedRun:
     ) -> tuple[float | None, float | None]:
         """Weigh the sites' validation of a model; keep it when it is the best so far. Returns mean AUC and loss."""
         auc, loss = weighted(validation, "auc"), weighted(validation, "loss")
-        if best.beaten_by(auc, loss) or round_ == 0:
+        if round_ > 0 and best.beaten_by(auc, loss):
             best.round, best.arrays, best.auc, best.loss = round_, model, auc, loss
             self._folder.keep_model("best", model, round_=round_)
         self._events.emit("judged", round=round_, auc=auc, loss=loss, best_round=best.round)
@@ -216,7 +216,9 @@ class FederatedRun:
             received_bytes=part.received_bytes,
         )
 
-    def _summary(self, gathered: Gathered, best: Best, tests: dict[str, Metrics]) -> dict[str, Any]:
+    def _summary(
+        self, gathered: Gathered, best: Best, validation: dict[str, Metrics], tests: dict[str, Metrics]
+    ) -> dict[str, Any]:
         return {
             "federation": self._config.federation.name,
             "run": self._run,
@@ -225,6 +227,8 @@ class FederatedRun:
             "best_model": hash_arrays(best.arrays),
             "validation_auc": best.auc,
             "validation_loss": best.loss,
+            "last_validation_auc": weighted(validation, "auc"),
+            "last_validation": {site: metrics.model_dump(mode="json") for site, metrics in validation.items()},
             "test_auc_mean_over_sites": weighted(tests, "auc"),
             "test": {site: metrics.model_dump(mode="json") for site, metrics in tests.items()},
             "sites": sorted(gathered.accepted),

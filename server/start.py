@@ -20,7 +20,9 @@ EVENTS_FILE = "events.jsonl"
 RUNS_FOLDER = "runs"
 
 
-def start(config: FederationConfig, state: Path, events: EventLog, stop: threading.Event) -> tuple[Path, dict[str, Any]]:
+def start(
+    config: FederationConfig, state: Path, events: EventLog, stop: threading.Event
+) -> tuple[Path, dict[str, Any]]:
     """Serve one run of the federation; return its folder and its summary.
 
     Args:
@@ -38,13 +40,9 @@ def start(config: FederationConfig, state: Path, events: EventLog, stop: threadi
     host, _, port = (config.server.listen or config.server.address).rpartition(":")
     listener = Listener(host=host, port=int(port), certificate=credentials.certificate, key=credentials.key)
     run, folder = _new_run(state)
-    with FlowerServer(
-        database=state / "flower.db", public_keys=credentials.public_keys, listener=listener
-    ) as server:
+    with FlowerServer(database=state / "flower.db", public_keys=credentials.public_keys, listener=listener) as server:
         events.emit("listening", address=f"{host}:{listener.port}", run=run, sites=config.federation.sites)
-        federated = FederatedRun(
-            config, run, Conversation(server), RunFolder(folder, config), events, stop
-        )
+        federated = FederatedRun(config, run, Conversation(server), RunFolder(folder, config), events, stop)
         summary = federated.execute()
         _let_sites_leave(server, stop)
     return folder, summary

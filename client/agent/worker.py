@@ -124,7 +124,7 @@ class Worker:
         update = Update(
             round=order.round,
             base=order.base,
-            patients={group: result.patients for group in sorted({group_of(name) for name in trained})},
+            patients=dict.fromkeys(sorted({group_of(name) for name in trained}), result.patients),
             training_loss=result.loss,
             validation=validation,
             seconds=result.seconds,
@@ -236,6 +236,6 @@ def _device(wanted: str) -> str:
     if wanted == "cuda" and not torch.cuda.is_available():
         raise DataError(
             "site.toml asks for device 'cuda', but torch finds no GPU",
-            remedy="install a CUDA build of torch and the driver, or set compute.device = \"cpu\"",
+            remedy='install a CUDA build of torch and the driver, or set compute.device = "cpu"',
         )
     return wanted

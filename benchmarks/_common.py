@@ -1,0 +1,43 @@
+"""What every benchmark shares: the machine in words, a table, and the JSON line at the end."""
+
+import json
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+
+def machine() -> str:
+    """Return the processor, cores and memory in words."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
+    model = next(
+        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GB"
+
+
+def report(
+    name: str, figures: Mapping[str, float], ratios: Mapping[str, float], bars: Mapping[str, str], *, quick: bool
+) -> None:
+    """Print a table for readers and, as the last line, one JSON object for programs."""
+    table = Table(title=f"{name}{' (quick)' if quick else ''}: {machine()}")
+    table.add_column("figure")
+    table.add_column("measured", justify="right")
+    table.add_column("bar")
+    for key, value in {**figures, **ratios}.items():
+        table.add_row(key, f"{value:.4g}", bars.get(key, ""))
+    Console().print(table)
+    line = {"name": name, "machine": machine(), "quick": quick, "figures": dict(figures), "ratios": dict(ratios)}
+    print(json.dumps(line))
+
+
+def shared_data() -> Path:
+    """Return the folder of small real data beside the repository, or what FEDPATH_SHARED_DATA names."""
+    folder = Path(os.environ.get("FEDPATH_SHARED_DATA", Path(__file__).parents[1].parent / "shared" / "data"))
+    if not folder.is_dir():
+        raise SystemExit(f"{folder}: no such folder; name the one with tables/musk1.csv in FEDPATH_SHARED_DATA")
+    return folder

@@ -1,0 +1,60 @@
+"""Run a whole federation through the command line, each role a process, for benchmarks."""
+
+import socket
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from fedpath.cli.demo.processes import Processes
+
+_DEADLINE_S = 900.0
+
+
+def free_port() -> int:
+    """Return a port that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_site(folder: Path, name: str) -> None:
+    """Write the site.toml of a cohort folder (manifest.csv, features/)."""
+    (folder / "site.toml").write_text(
+        f'[site]\nname = "{name}"\n[data]\nmanifest = "manifest.csv"\nfeatures = "features"\ntest_share = 0.3\n'
+    )
+
+
+def write_federation(folder: Path, sites: Sequence[str], *, seed: int, body: str) -> Path:
+    """Write federation.toml: who and where, followed by ``body`` (task, features, model, training)."""
+    names = ", ".join(f'"{site}"' for site in sites)
+    path = folder / "federation.toml"
+    path.write_text(
+        f'[federation]\nname = "benchmark"\nsites = [{names}]\nseed = {seed}\n'
+        f'[server]\naddress = "127.0.0.1:{free_port()}"\njoin_timeout_s = 120\nround_timeout_s = 300\n{body}'
+    )
+    return path
+
+
+def run(federation: Path, cohorts: dict[str, Path], folder: Path) -> Path:
+    """Provision and run ``federation`` with the hospitals of ``cohorts``; return the run's folder."""
+    credentials = federation.parent / "credentials"
+    with Processes(folder / "logs") as processes:
+        processes.start("provision", ["provision", "--config", federation, "--out", credentials])
+        _wait(processes)
+        processes.start("server", ["server", "start", "--config", federation, "--dir", folder / "server"])
+        for site, cohort in cohorts.items():
+            kit = credentials / "kits" / site
+            processes.start(
+                f"client-{site}", ["client", "join", "--site", site, "--kit", kit, "--config", cohort / "site.toml"]
+            )
+        _wait(processes)
+    (run_folder,) = (folder / "server" / "runs").iterdir()
+    return run_folder
+
+
+def _wait(processes: Processes) -> None:
+    deadline = time.monotonic() + _DEADLINE_S
+    while processes.busy():
+        if time.monotonic() > deadline:
+            raise SystemExit(f"not done after {_DEADLINE_S:.0f} s: {', '.join(processes.busy())}")
+        time.sleep(0.1)

@@ -1,0 +1,123 @@
+"""The demo's live view: a line a hospital, a line for the coordinator, read from the files the processes write."""
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from fedpath.cli.demo.plan import Plan
+from fedpath.cli.demo.processes import Processes
+from fedpath.core.events import Event, EventReader
+
+_REFRESH_S = 0.25
+
+
+class LiveView:
+    """Draws where everybody is while processes run.
+
+    On a terminal it is one table that changes in place; elsewhere (a log file) a line is printed when a phase changes.
+    """
+
+    def __init__(self, plan: Plan, console: Console) -> None:
+        self._plan, self._console = plan, console
+        self._state = {hospital.name: "" for hospital in plan.hospitals}
+        self._coordinator = ""
+        self._readers = {hospital.name: EventReader(hospital.state / "events.jsonl") for hospital in plan.hospitals}
+        self._server = EventReader(plan.server_state / "events.jsonl")
+        self._printed = ""
+        self.peak_mb = 0.0
+
+    def watch(self, processes: Processes, phase: str, done: Callable[[], bool] | None = None) -> None:
+        """Follow ``processes`` until all have ended (or ``done``), under the headline ``phase``.
+
+        Raises:
+            FedpathError: a process failed.
+        """
+        live = Live(console=self._console, auto_refresh=False, transient=True)
+        plain = not self._console.is_terminal
+        if plain:
+            self._console.print(phase)
+        else:
+            live.start()
+        try:
+            while processes.busy() and not (done is not None and done()):
+                self._read()
+                self.peak_mb = max(self.peak_mb, processes.memory_mb())
+                if plain:
+                    self._print_change()
+                else:
+                    live.update(self._table(phase), refresh=True)
+                time.sleep(_REFRESH_S)
+            self._read()
+            if plain:
+                self._print_change()
+        finally:
+            live.stop()
+
+    def preparing(self) -> None:
+        """Show what the folders say about slides and features, before any process reports."""
+        for hospital in self._plan.hospitals:
+            made, total = len(list(hospital.slides.glob("*.tif"))), self._plan.slides
+            encoded = len(list(hospital.features.glob("*.h5")))
+            self._state[hospital.name] = (
+                f"slides {made}/{total}" if encoded == 0 else f"slides {made}/{total}, encoded {encoded}/{total}"
+            )
+
+    def _read(self) -> None:
+        if self._plan.server_state.exists():
+            for event in self._server.new():
+                self._coordinator = _of_coordinator(event) or self._coordinator
+            for name, reader in self._readers.items():
+                for event in reader.new():
+                    self._state[name] = _of_site(event) or self._state[name]
+        else:
+            self.preparing()
+
+    def _table(self, phase: str) -> Table:
+        table = Table(title=phase, title_justify="left", box=None, show_header=False, padding=(0, 2))
+        for name, state in self._state.items():
+            table.add_row(f"hospital {name}", state)
+        if self._coordinator:
+            table.add_row("coordinator", self._coordinator)
+        return table
+
+    def _print_change(self) -> None:
+        if self._coordinator != self._printed:
+            self._printed = self._coordinator
+            self._console.print(f"  {self._coordinator}")
+
+
+def _of_site(event: Event) -> str:
+    values = event.values
+    match event.kind:
+        case "joined":
+            return "joined"
+        case "validated":
+            return f"round {values['round'] + 1}: validation AUC {_figure(values['auc'])} before training"
+        case "step":
+            return f"round {values['round']}: step {values['done']}/{values['total']}, loss {values['loss']:.3f}"
+        case "trained":
+            return f"round {values['round']}: trained, loss {values['loss']:.3f}"
+        case "finished":
+            return "done; has the federated model"
+    return ""
+
+
+def _of_coordinator(event: Event) -> str:
+    values = event.values
+    match event.kind:
+        case "waiting":
+            return f"waiting for {', '.join(values['missing'])}"
+        case "round_started":
+            return f"round {values['round']} of {values['rounds']}"
+        case "judged":
+            return f"model of round {values['round']}: validation AUC {_figure(values['auc'])}"
+        case "run_finished":
+            return f"run over; best model is that of round {values['best_round']}"
+    return ""
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"
