@@ -13,9 +13,8 @@ from rich.table import Table
 def machine() -> str:
     """Return the processor, cores and memory in words."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    model = next(
-        (line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine()
-    )
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    model = next(names, platform.machine())
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return f"{model}, {os.cpu_count()} cores, {memory:.0f} GB"
 

@@ -1,7 +1,9 @@
-"""The same rounds in stock Flower: SuperLink with TLS, node keys and SQLite, two SuperNodes, FedAvg over a tiny model."""
+"""The same rounds in stock Flower: SuperLink with TLS, node keys and SQLite, two SuperNodes, FedAvg, a tiny model."""
 
+import itertools
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -114,10 +116,9 @@ def round_seconds(folder: Path, *, rounds: int, parameters: int) -> list[float]:
         start = _Starter(stack, folder, environment)
         start(
             "superlink",
-            ["flower-superlink", "--host", "127.0.0.1", "--port", str(port), "--ssl-ca-certfile", str(authority)]
-            + ["--ssl-certfile", str(folder / "server" / "server.crt")]
-            + ["--ssl-keyfile", str(folder / "server" / "server.key"), "--enable-supernode-auth"]
-            + ["--database", str(folder / "state.db"), "--disable-runtime-dependency-installation"],
+            f"flower-superlink --host 127.0.0.1 --port {port} --ssl-ca-certfile {authority} "
+            f"--ssl-certfile {folder}/server/server.crt --ssl-keyfile {folder}/server/server.key "
+            f"--enable-supernode-auth --database {folder}/state.db --disable-runtime-dependency-installation",
         )
         for site in "AB":
             public = folder / "server" / "sites" / f"{site}.pub"
@@ -138,15 +139,15 @@ def round_seconds(folder: Path, *, rounds: int, parameters: int) -> list[float]:
             )
             start(
                 f"supernode-{site}",
-                ["flower-supernode", "--superlink", f"127.0.0.1:{port}", "--root-certificates", str(authority)]
-                + ["--auth-supernode-private-key", str(key), "--port", str(free_port())],
+                f"flower-supernode --superlink 127.0.0.1:{port} --root-certificates {authority} "
+                f"--auth-supernode-private-key {key} --port {free_port()}",
             )
         settings = f'rounds={rounds} times="{times}" parameters={parameters}'
         _insist(["flwr", "run", str(folder / "app"), "tls", "--run-config", settings], environment)
         # The strategy also notes the time before round 1.
         _wait_until(lambda: times.exists() and len(_read(times)) == rounds + 1, start)
     noted = _read(times)
-    return [after - before for before, after in zip(noted, noted[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(noted)]
 
 
 class _Starter:
@@ -156,9 +157,9 @@ class _Starter:
         self._stack, self._folder, self._environment = stack, folder, environment
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def __call__(self, name: str, command: list[str]) -> None:
+    def __call__(self, name: str, command: str) -> None:
         log = self._stack.enter_context((self._folder / f"{name}.log").open("wb"))
-        process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=self._environment)
+        process = subprocess.Popen(shlex.split(command), stdout=log, stderr=subprocess.STDOUT, env=self._environment)
         self._processes[name] = process
         self._stack.callback(_end, process)
 

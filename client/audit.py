@@ -1,4 +1,4 @@
-"""The hospital's log of everything that left it: one JSON line a message, each line carrying the hash of the one before.
+"""The hospital's log of everything that left it: one JSON line a message, each with the hash of the line before.
 
 The line is on disk before the message leaves. Changing or removing a line breaks the chain from there on, which
 `verify` finds; the last hash can be noted elsewhere to find a removed end as well.
@@ -100,7 +100,7 @@ def _read(path: Path) -> tuple[list[Record], str]:
         if not fits:
             raise DataError(
                 f"{path}, line {number}: the audit log was changed or damaged there",
-                remedy="keep the file as evidence, tell your data protection officer, and move it away to start a new one",
+                remedy="keep the file as evidence, tell your data protection officer, and move it away",
             )
         records.append(record)
         last = stated

@@ -1,4 +1,4 @@
-"""What this hospital accepts. Checked before anything an order asks for is done; it cannot be switched off from outside."""
+"""What this hospital accepts: checked before anything is done; nothing from outside can switch it off."""
 
 from fedpath.core.config.site import PolicySection
 from fedpath.core.errors import RefusedError

@@ -1,6 +1,6 @@
 """Ask sites and hear their answers, in the order of their names.
 
-A fixed order makes sums of floats, and so the weights of a run, the same whenever it is repeated. Answers of later sites
+A fixed order makes sums of floats, and so the weights of a run, the same whenever it is repeated. Later sites' answers
 wait in the message store meanwhile: one answer at a time is in memory.
 """
 

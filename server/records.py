@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.config.loading import Section
@@ -31,7 +32,7 @@ class SiteRound(Section):
     outcome: str
     """answered, refused, lost or late."""
     reason: str = ""
-    patients: dict[str, int] = {}
+    patients: dict[str, int] = Field(default_factory=dict)
     training_loss: float | None = None
     training_s: float | None = None
     validation: Metrics | None = None

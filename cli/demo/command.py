@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 def demo_command(
     rounds: Annotated[int, typer.Option(help="Rounds of training.")] = 12,
     sites: Annotated[int, typer.Option(help="How many hospitals.")] = 3,
-    seed: Annotated[
-        int, typer.Option(help="Of slides, models and training: the same seed gives the same weights.")
-    ] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same slides and weights.")] = 0,
     slides: Annotated[int, typer.Option(help="Slides a hospital.")] = 28,
     dir: Annotated[Path, typer.Option(help="Where everything goes; must be empty or new.")] = Path("fedpath-demo"),  # noqa: A002
 ) -> None:

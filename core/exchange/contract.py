@@ -46,7 +46,8 @@ def disagreements(stated: Mapping[str, FeatureContract]) -> dict[str, str]:
         return {}
     (sha256, transform), _ = Counter(marks.values()).most_common(1)[0]
     return {
-        site: f"encoder weights {mark[0][:12]}… with transform {mark[1]!r}, most sites have {sha256[:12]}… with {transform!r}"
+        site: f"encoder weights {mark[0][:12]}… with transform {mark[1]!r}; "
+        f"most sites have {sha256[:12]}… with {transform!r}"
         for site, mark in marks.items()
         if mark != (sha256, transform)
     }
