@@ -113,7 +113,7 @@ def attention_heatmap(
         bar.outline.set_visible(False)
         if mode == "rank":
             bar.set_ticks([0, 0.5, 1], labels=["least", "median", "most"])
-        left.set_title("slide, tumour outlined" if truth_polygons else "slide", loc="left", fontsize=9)
+        left.set_title(f"slide, {positive} outlined" if truth_polygons else "slide", loc="left", fontsize=9)
         right.set_title("attention over tissue", loc="left", fontsize=9)
         if titled:
             figure.text(

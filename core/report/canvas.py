@@ -8,8 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from fedpath.core.report import palette
-from fedpath.core.report.data import ModelResult, ReportData
+from fedpath.core.report.data import ModelResult, ReportData, display_name
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 WIDTH = 4.6
 """Inches of every figure; two stand side by side on a wide page."""
 LEFT, RIGHT, TOP, _AXIS, _ROW = 0.58, 0.12, 0.12, 0.46, 0.19
+_LETTER = 0.07
+"""Mean width of a letter at the figures' font size."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +61,48 @@ def model_style(data: ReportData, model: ModelResult) -> dict[str, Any]:
             return site_style(data.sites.index(model.site)) if model.site in data.sites else {"color": palette.MUTED}
 
 
-def canvas(height: float, rows: int) -> "tuple[Figure, Axes]":
-    """Return a figure whose axes are ``height`` inches high, with room for ``rows`` legend lines below."""
+def short(name: str) -> str:
+    """Return a name cut in its middle where it would not fit a figure; the tables have it in full."""
+    return name if len(name) <= 16 else f"{name[:10]}…{name[-5:]}"
+
+
+def model_label(model: ModelResult) -> str:
+    """Return a model's name as it fits a figure."""
+    return display_name(model) if model.site is None else f"{short(model.site)} alone"
+
+
+def margin(labels: Sequence[str]) -> float:
+    """Return the inches that ``labels`` need at the left of the axes."""
+    return max(LEFT, 0.16 + _LETTER * max(map(len, labels)))
+
+
+def columns_for(labels: Sequence[str]) -> int:
+    """Return how many columns of a legend, filled one after the other, fit below the axes: 4 at most."""
+
+    def width(columns: int) -> float:
+        parts = np.array_split(np.array([len(label) for label in labels]), columns)
+        return float(sum(0.6 + _LETTER * part.max() for part in parts if part.size))
+
+    return next((columns for columns in (4, 3, 2) if width(columns) <= WIDTH - LEFT - RIGHT), 1)
+
+
+def canvas(height: float, rows: int, *, left: float = LEFT, right: float = RIGHT) -> "tuple[Figure, Axes]":
+    """Return a figure whose axes are ``height`` inches high, with room for ``rows`` legend lines below.
+
+    Args:
+        height: inches.
+        rows: of the legend.
+        left: inches kept free at the left of the axes.
+        right: inches kept free at their right.
+    """
     from matplotlib.figure import Figure
 
     total = TOP + height + _AXIS + rows * _ROW + 0.04
     figure = Figure(figsize=(WIDTH, total))
     figure.patch.set_visible(False)
-    width = WIDTH - LEFT - RIGHT
+    width = WIDTH - left - right
     axes = figure.add_axes(
-        (LEFT / WIDTH, (total - TOP - height) / total, width / WIDTH, height / total), facecolor="none"
+        (left / WIDTH, (total - TOP - height) / total, width / WIDTH, height / total), facecolor="none"
     )
     return figure, axes
 

@@ -3,7 +3,20 @@
 import numpy as np
 
 from fedpath.core.report import curves, palette, wording
-from fedpath.core.report.canvas import LEFT, RIGHT, WIDTH, Line, Picture, canvas, legend, model_style, site_style
+from fedpath.core.report.canvas import (
+    LEFT,
+    RIGHT,
+    WIDTH,
+    Line,
+    Picture,
+    canvas,
+    legend,
+    margin,
+    model_label,
+    model_style,
+    short,
+    site_style,
+)
 from fedpath.core.report.data import ReportData, display_name
 from fedpath.core.report.svg import drawing, to_svg
 
@@ -31,7 +44,7 @@ def roc_by_model(data: ReportData) -> Picture | None:
     for model in data.models:
         curve = curves.roc(*model.arrays()) if model.predictions else None
         if curve is not None:
-            label = f"{display_name(model)}: AUC = {wording.auc_label(model.test_auc)}"
+            label = f"{model_label(model)}: AUC = {wording.auc_label(model.test_auc)}"
             lines.append(Line(label, curve[0].tolist(), curve[1].tolist(), model_style(data, model)))
     if not lines:
         return None
@@ -55,7 +68,7 @@ def roc_by_hospital(data: ReportData) -> Picture | None:
     for index, site in enumerate(data.sites):
         curve = curves.roc(*model.arrays(site))
         if curve is not None:
-            label = f"{site}: AUC = {wording.auc_label(model.auc_at(site))}"
+            label = f"{short(site)}: AUC = {wording.auc_label(model.auc_at(site))}"
             lines.append(Line(label, curve[0].tolist(), curve[1].tolist(), site_style(index)))
     if not lines:
         return None
@@ -88,7 +101,7 @@ def precision_recall(data: ReportData) -> Picture | None:
         if curve is not None:
             recall, precision, average = curve
             share = float(np.mean(targets_N == 1))
-            label = f"{display_name(model)}: average precision = {wording.auc(average)}"
+            label = f"{model_label(model)}: average precision = {wording.auc(average)}"
             style = {**model_style(data, model), "drawstyle": "steps-pre"}
             lines.append(Line(label, recall.tolist(), precision.tolist(), style))
     if not lines:
@@ -113,9 +126,9 @@ def every_slide(data: ReportData) -> Picture | None:
     if model is None or not model.predictions or len(data.federation.labels) > 2:
         return None
     lanes = [(index, site, target) for index, site in enumerate(data.sites) for target in (1, 0)]
-    unit, labels = data.federation.unit, data.federation.labels
+    unit, labels, sites = data.federation.unit, data.federation.labels, [short(site) for site in data.sites]
     with drawing():
-        figure, axes = canvas(max(0.36 * len(lanes), 1.4), 1)
+        figure, axes = canvas(max(0.36 * len(lanes), 1.4), 1, left=margin(sites))
         for row, (index, site, target) in enumerate(lanes):
             targets_N, probabilities_NC = model.arrays(site)
             scores = probabilities_NC[targets_N == target, 1]
@@ -135,7 +148,7 @@ def every_slide(data: ReportData) -> Picture | None:
                 axes.axhline(row - 0.5, color=palette.GRID, linewidth=0.8)
         axes.set(xlim=(0, 1), ylim=(len(lanes) - 0.5, -0.5), xticks=np.linspace(0, 1, 6))
         axes.set_xlabel(f"Predicted probability of {labels[1]}")
-        axes.set_yticks([2 * index + 0.5 for index in range(len(data.sites))], data.sites)
+        axes.set_yticks([2 * index + 0.5 for index in range(len(sites))], sites)
         axes.tick_params(axis="y", length=0)
         axes.grid(axis="y", visible=False)
         dot = {"linestyle": "none", "marker": "o", "markersize": 5, "color": palette.MUTED}
@@ -164,8 +177,8 @@ def forest(data: ReportData) -> Picture | None:
     if not shown:
         return None
     with drawing():
-        figure, axes = canvas(0.34 * len(shown) + 0.1, 0)
-        axes.set_position((1.12 / WIDTH, axes.get_position().y0, 1.9 / WIDTH, axes.get_position().height))
+        names = [model_label(model) for model, _ in shown]
+        figure, axes = canvas(0.34 * len(shown) + 0.1, 0, left=margin(names), right=1.5)
         for row, (model, interval) in enumerate(shown):
             style = model_style(data, model)
             thick = model.kind == "federated"
@@ -200,7 +213,7 @@ def forest(data: ReportData) -> Picture | None:
         axes.set(xlim=(start - 0.01, 1.0), ylim=(len(shown) - 0.5, -0.5))
         axes.set_xticks(np.arange(round(start * 10), 11, 1 if start >= 0.5 else 2) / 10)
         axes.axvline(0.5, color=palette.MUTED, linewidth=0.9, linestyle=(0, (4, 3)))
-        axes.set_yticks(range(len(shown)), [display_name(model) for model, _ in shown])
+        axes.set_yticks(range(len(shown)), names)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
         axes.grid(axis="y", visible=False)

@@ -3,7 +3,7 @@
 import numpy as np
 
 from fedpath.core.report import palette, wording
-from fedpath.core.report.canvas import Line, Picture, canvas, legend, site_style
+from fedpath.core.report.canvas import Line, Picture, canvas, columns_for, legend, short, site_style
 from fedpath.core.report.data import ReportData, finite
 from fedpath.core.report.svg import drawing, to_svg
 
@@ -57,14 +57,14 @@ def _by_round(data: ReportData, field: str) -> list[Line]:
     for index, site in enumerate(data.sites):
         entries = [round_.of(site) for round_ in data.rounds]
         values = finite([None if entry is None else getattr(entry, field) for entry in entries])
-        lines.append(Line(site, [r.number for r in data.rounds], values, site_style(index)))
+        lines.append(Line(short(site), [r.number for r in data.rounds], values, site_style(index)))
     return lines
 
 
 def _rounds_svg(data: ReportData, name: str, lines: list[Line], *, y: str, alt: str, mark: bool) -> str:
     from matplotlib.ticker import MaxNLocator
 
-    columns = 4
+    columns = columns_for([line.label for line in lines])
     with drawing():
         figure, axes = canvas(2.4, -(-len(lines) // columns))
         if mark and data.best_round is not None:

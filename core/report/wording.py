@@ -110,9 +110,12 @@ def _against_local(data: ReportData, interval: Interval) -> list[str]:
     mean = data.mean_of_local
     if mean is None:
         return []
-    each = ", ".join(
-        f"{display_name(model)} {auc(model.test_auc.value)}" for model in data.locals if model.test_auc is not None
-    )
+    tested = [(model.test_auc.value, display_name(model)) for model in data.locals if model.test_auc is not None]
+    if len(tested) <= 5:
+        each = ", ".join(f"{name} {auc(value)}" for value, name in tested)
+    else:
+        (worst, weakest), (best, strongest) = min(tested), max(tested)
+        each = f"from {auc(worst)}, {weakest}, to {auc(best)}, {strongest}"
     gain = round(interval.value, 2) - round(mean, 2)
     start = (
         f"On the same {data.federation.unit}s the hospitals alone reach an AUC of {auc(mean)} on average ({each}), "

@@ -107,3 +107,12 @@ def test_the_caller_s_matplotlib_settings_stay():
     with drawing():
         assert matplotlib.rcParams["svg.hashsalt"] == "fedpath"
     assert dict(matplotlib.rcParams) == before
+
+
+def test_long_names_and_many_hospitals_fit(data):
+    assert canvas.short("Karolinska") == "Karolinska"
+    assert canvas.short("Universitaetsklinikum-Heidelberg") == "Universita…lberg"
+    assert canvas.columns_for(["A", "B", "C", "Weighted mean"]) == 4
+    assert canvas.columns_for(["Karolinska"] * 10 + ["Weighted mean"]) == 2
+    assert canvas.columns_for(["x" * 80]) == 1
+    assert canvas.margin(["A"]) == canvas.LEFT < canvas.margin(["Universita…lberg"]) < canvas.WIDTH / 2

@@ -97,3 +97,10 @@ def test_verdict_without_comparison_or_result(data):
 def test_verdict_speaks_of_bags_where_there_are_no_slides(data):
     bags = dataclasses.replace(data, federation=dataclasses.replace(data.federation, mpp=None))
     assert "a random tumour bag above" in wording.verdict(bags)[0]
+
+
+def test_verdict_gives_the_range_when_there_are_many_hospitals(data):
+    few = at(data, 0.94, 0.8, 0.95, low=0.88)
+    many = [ModelResult(f"local-{i}", "local", Interval(0.7 + i / 100), (), f"H{i}") for i in range(8)]
+    sentence = wording.verdict(dataclasses.replace(few, models=(few.models[0], *many)))[1]
+    assert "(from 0.70, H0 alone, to 0.77, H7 alone)" in sentence
