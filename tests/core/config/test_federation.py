@@ -1,0 +1,270 @@
+"""federation.toml: what it may say, and what each mistake is called."""
+
+from pathlib import Path
+
+import pytest
+
+from fedpath.core.config import FederationConfig, load_federation
+from fedpath.core.errors import ConfigError
+
+FULL = """
+[federation]
+name = "lung-2026"
+sites = ["A", "B", "C"]
+seed = 7
+
+[server]
+address = "coordinator.example.org:8443"
+listen = "0.0.0.0:9443"
+credentials = "keys/server"
+min_sites = 2
+join_timeout_s = 30
+round_timeout_s = 60.5
+
+[task]
+labels = ["normal", "tumour"]
+
+[features]
+encoder = "seeded-conv"
+width = 256
+mpp = 0.5
+patch_px = 128
+encoder_sha256 = "{sha256}"
+
+[model]
+name = "acmil"
+options = {{ n_branches = 3, mask_ratio = 0.0 }}
+
+[training]
+rounds = 4
+local_epochs = 2
+learning_rate = 5e-4
+weight_decay = 0
+class_weights = false
+
+[aggregation]
+max_update_norm = 12.5
+""".format(sha256="ab" * 32)
+
+SMALL = """
+[federation]
+name = "small"
+sites = ["A", "B"]
+[server]
+address = "localhost:8443"
+[task]
+labels = ["no", "yes"]
+[features]
+encoder = "table"
+width = 4
+"""
+
+
+def load(folder: Path, text: str) -> FederationConfig:
+    path = folder / "federation.toml"
+    path.write_text(text, encoding="utf-8")
+    return load_federation(path)
+
+
+def fault(folder: Path, text: str) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load(folder, text)
+    error = caught.value
+    assert error.exit_code == 2
+    assert error.message.startswith(f"{folder}/federation.toml: ")
+    assert error.remedy
+    assert "\n" not in error.message + error.remedy
+    return error
+
+
+def test_every_key_is_read(tmp_path: Path) -> None:
+    config = load(tmp_path, FULL)
+    assert config.model_dump() == {
+        "federation": {"name": "lung-2026", "sites": ["A", "B", "C"], "seed": 7},
+        "server": {
+            "address": "coordinator.example.org:8443",
+            "listen": "0.0.0.0:9443",
+            "credentials": tmp_path / "keys/server",
+            "min_sites": 2,
+            "join_timeout_s": 30.0,
+            "round_timeout_s": 60.5,
+        },
+        "task": {"labels": ["normal", "tumour"]},
+        "features": {
+            "encoder": "seeded-conv",
+            "width": 256,
+            "mpp": 0.5,
+            "patch_px": 128,
+            "encoder_sha256": "ab" * 32,
+        },
+        "model": {"name": "acmil", "options": {"n_branches": 3, "mask_ratio": 0.0}},
+        "training": {
+            "rounds": 4,
+            "local_epochs": 2,
+            "learning_rate": 5e-4,
+            "weight_decay": 0.0,
+            "class_weights": False,
+        },
+        "aggregation": {"max_update_norm": 12.5},
+    }
+    assert config.min_sites == 2
+
+
+def test_a_config_survives_json(tmp_path: Path) -> None:
+    for text in (FULL, SMALL):
+        config = load(tmp_path, text)
+        assert FederationConfig.model_validate_json(config.model_dump_json()) == config
+
+
+def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
+    config = load(tmp_path, SMALL)
+    assert config.min_sites == 2  # all of them
+    assert config.server.listen is None
+    assert config.server.credentials == tmp_path / "credentials/server"
+    assert (config.features.mpp, config.features.patch_px, config.features.encoder_sha256) == (None, None, None)
+    assert (config.model.name, config.model.options) == ("acmil", {})
+    assert (config.training.rounds, config.training.local_epochs) == (10, 1)
+    assert config.aggregation.max_update_norm is None
+
+
+def test_credentials_are_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep" / "federation.toml").write_text(SMALL)
+    monkeypatch.chdir(tmp_path)
+    assert load_federation(Path("deep/federation.toml")).server.credentials == tmp_path / "deep/credentials/server"
+    absolute = SMALL.replace("[task]", 'credentials = "/etc/fedpath"\n[task]')
+    assert load(tmp_path, absolute).server.credentials == Path("/etc/fedpath")
+
+
+@pytest.mark.parametrize(
+    ("line", "key", "remedy"),
+    [
+        ('name = "small"', "federation.name", "add 'name' to [federation]"),
+        ('sites = ["A", "B"]', "federation.sites", "add 'sites' to [federation]"),
+        ('address = "localhost:8443"', "server.address", "add 'address' to [server]"),
+        ("width = 4", "features.width", "add 'width' to [features]"),
+    ],
+)
+def test_a_missing_key_is_named(tmp_path: Path, line: str, key: str, remedy: str) -> None:
+    error = fault(tmp_path, SMALL.replace(line, ""))
+    assert error.message.endswith(f"key '{key}' is missing")
+    assert error.remedy == remedy
+
+
+def test_a_missing_table_is_named(tmp_path: Path) -> None:
+    error = fault(tmp_path, SMALL.replace("[task]", "").replace('labels = ["no", "yes"]', ""))
+    assert error.message.endswith("key 'task' is missing")
+    assert error.remedy == "add 'task' to the top level"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key", "remedy"),
+    [
+        ("width = 4", "width = 4\nwidht = 5", "features.widht", "did you mean 'width'?"),
+        ("[task]", "min_site = 1\n[task]", "server.min_site", "did you mean 'min_sites'?"),
+        ("width = 4", "width = 4\n[trainning]\nrounds = 3", "trainning", "did you mean 'training'?"),
+        ("width = 4", "width = 4\n[training]\nround = 3", "training.round", "did you mean 'rounds'?"),
+        (
+            "width = 4",
+            "width = 4\n[model]\ncolour = 3",
+            "model.colour",
+            "remove it; [model] knows: name, options",
+        ),
+    ],
+)
+def test_an_unknown_key_gets_its_near_match(tmp_path: Path, old: str, new: str, key: str, remedy: str) -> None:
+    error = fault(tmp_path, SMALL.replace(old, new))
+    assert error.message.endswith(f"key '{key}' is unknown")
+    assert error.remedy == remedy
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "key"),
+    [
+        # wrong types
+        ("width = 4", 'width = "4"', "features.width"),
+        ("width = 4", "width = 4.0", "features.width"),
+        ("width = 4", "width = true", "features.width"),
+        ('sites = ["A", "B"]', 'sites = "A"', "federation.sites"),
+        ('sites = ["A", "B"]', "sites = [1, 2]", "federation.sites.0"),
+        ("[server]", "server = 3\n[servers]", "federation.server"),
+        ("width = 4", 'width = 4\n[training]\nclass_weights = "no"', "training.class_weights"),
+        ("width = 4", "width = 4\n[training]\nlearning_rate = true", "training.learning_rate"),
+        # wrong ranges
+        ("width = 4", "width = 0", "features.width"),
+        ("width = 4", "width = 4\nmpp = 0", "features.mpp"),
+        ("width = 4", "width = 4\nmpp = nan", "features.mpp"),
+        ("width = 4", "width = 4\nmpp = inf", "features.mpp"),
+        ("width = 4", 'width = 4\nencoder_sha256 = "abc"', "features.encoder_sha256"),
+        ("width = 4", "width = 4\n[training]\nrounds = 0", "training.rounds"),
+        ("width = 4", "width = 4\n[training]\nlearning_rate = -1e-3", "training.learning_rate"),
+        ("width = 4", "width = 4\n[training]\nlearning_rate = inf", "training.learning_rate"),
+        ("width = 4", "width = 4\n[aggregation]\nmax_update_norm = 0", "aggregation.max_update_norm"),
+        ("[task]", "join_timeout_s = 0\n[task]", "server.join_timeout_s"),
+        ("[task]", "round_timeout_s = inf\n[task]", "server.round_timeout_s"),
+        ("[task]", "min_sites = 0\n[task]", "server.min_sites"),
+        ('name = "small"', 'name = "small"\nseed = -1', "federation.seed"),
+        ('name = "small"', 'name = "small"\nseed = 4294967296', "federation.seed"),
+        # names that become files and addresses that must be reached
+        ('name = "small"', 'name = "../small"', "federation.name"),
+        ('name = "small"', 'name = ""', "federation.name"),
+        ('name = "small"', 'name = "small\\n"', "federation.name"),
+        ('"A", "B"', '"A", "B/.."', "federation.sites.1"),
+        ('sites = ["A", "B"]', "sites = []", "federation.sites"),
+        ('"localhost:8443"', '"localhost"', "server.address"),
+        ('"localhost:8443"', '"https://localhost:8443"', "server.address"),
+        ('"localhost:8443"', '"localhost:0"', "server.address"),
+        ('"localhost:8443"', '"localhost:65536"', "server.address"),
+        ('"localhost:8443"', '"localhost:8443"\nlisten = "0.0.0.0:99999"', "server.listen"),
+        ('["no", "yes"]', '["no"]', "task.labels"),
+    ],
+)
+def test_a_wrong_value_is_named(tmp_path: Path, old: str, new: str, key: str) -> None:
+    assert old in SMALL
+    assert f"key '{key}'" in fault(tmp_path, SMALL.replace(old, new)).message
+
+
+def test_the_value_is_shown(tmp_path: Path) -> None:
+    error = fault(tmp_path, SMALL.replace("width = 4", "width = -4"))
+    assert error.message.endswith("key 'features.width' = -4: Input should be greater than or equal to 1")
+    assert error.remedy == "correct 'features.width' in that file"
+
+
+def test_duplicates_are_refused(tmp_path: Path) -> None:
+    error = fault(tmp_path, SMALL.replace('["A", "B"]', '["A", "B", "A"]'))
+    assert "key 'federation.sites'" in error.message
+    assert "a site is listed twice" in error.message
+    error = fault(tmp_path, SMALL.replace('["no", "yes"]', '["no", "yes", "no"]'))
+    assert "key 'task.labels'" in error.message
+    assert "a label is listed twice" in error.message
+
+
+def test_sites_that_differ_only_in_case_would_share_a_folder(tmp_path: Path) -> None:
+    # Kits are folders: on a Mac or on Windows, "a" and "A" are one.
+    assert "listed twice" in fault(tmp_path, SMALL.replace('["A", "B"]', '["A", "a"]')).message
+
+
+def test_a_quorum_of_more_sites_than_there_are_is_refused(tmp_path: Path) -> None:
+    error = fault(tmp_path, SMALL.replace("[task]", "min_sites = 3\n[task]"))
+    assert error.message.endswith("server.min_sites is 3 but federation.sites names only 2")
+
+
+def test_more_labels_than_an_order_may_carry_are_refused(tmp_path: Path) -> None:
+    labels = ", ".join(f'"l{number}"' for number in range(1001))
+    assert "key 'task.labels'" in fault(tmp_path, SMALL.replace('"no", "yes"', labels)).message
+
+
+def test_the_first_of_several_faults_is_told_and_the_others_counted(tmp_path: Path) -> None:
+    error = fault(tmp_path, SMALL.replace("width = 4", "").replace('name = "small"', ""))
+    assert "key 'federation.name' is missing; 1 more" in error.message
+
+
+def test_a_port_of_the_systems_choice_may_be_listened_on(tmp_path: Path) -> None:
+    config = load(tmp_path, SMALL.replace("[task]", 'listen = "127.0.0.1:0"\n[task]'))
+    assert config.server.listen == "127.0.0.1:0"
+
+
+def test_settings_do_not_change(tmp_path: Path) -> None:
+    config = load(tmp_path, SMALL)
+    with pytest.raises(ValueError, match="frozen"):
+        config.training.rounds = 3  # type: ignore[misc]
