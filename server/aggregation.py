@@ -1,7 +1,7 @@
 """The mean of the sites' updates, a parameter group at a time, weighted by the patients that trained the group.
 
 McMahan et al., AISTATS 2017 (FedAvg), a group: mean_g = Σ_s n_sg · w_sg / Σ_s n_sg over the sites s that sent it.
-Updates are added one by one and can be dropped at once: memory is the sums and one update, however many sites there are.
+Updates are added one by one and can be dropped at once: memory is the sums and one update, for any number of sites.
 Float sums depend on the order, so the caller adds the sites in a fixed one.
 """
 

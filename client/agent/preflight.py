@@ -7,6 +7,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from fedpath.core.errors import ConfigError, ConnectionFailedError
 # Flower takes a signature made 5 s in its future to 305 s in its past; the Date header is whole seconds.
 _AHEAD_S, _BEHIND_S = 4.0, 300.0
 _TIMEOUT_S = 10.0
+_OUT_OF_TIME = frozenset({9, 10})  # OpenSSL's X509_V_ERR_CERT_NOT_YET_VALID and _HAS_EXPIRED
 _RETRY_S = 0.5
 
 
@@ -120,6 +122,13 @@ def explain_transport_error(address: str, error: httpx.TransportError) -> Connec
     """Say which of the usual reasons kept us from talking to ``address``."""
     cause: BaseException | None = error
     while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError) and cause.verify_code in _OUT_OF_TIME:
+            now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+            return ConnectionFailedError(
+                f"the certificate of {address} is not valid at this machine's time, {now}: {cause.verify_message}",
+                remedy="is that time right? set the clock by NTP; if it is, the operator must renew the certificate "
+                "(`fedpath provision`)",
+            )
         if isinstance(cause, ssl.SSLCertVerificationError):
             return ConnectionFailedError(
                 f"the certificate of {address} is not this federation's: {cause.verify_message}",

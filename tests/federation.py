@@ -1,0 +1,168 @@
+"""Run `fedpath` as its users do, each role a process of its own, on cohorts of a few tiny bags."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+
+from fedpath.core.bags.store import FeatureMeta, write_features
+from fedpath.core.config import load_federation
+from fedpath.server.provision import provision
+
+WIDTH = 8
+DEADLINE_S = 90.0
+LABELS = ("normal", "tumour")
+
+
+def free_port() -> int:
+    """A port that nobody uses at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
+    """Wait for a condition; fail when it does not come true in time."""
+    deadline = time.monotonic() + deadline_s
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {deadline_s:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+def write_cohort(folder: Path, site: str, *, seed: int, encoder: str = "noise", patients: int = 12) -> None:
+    """Write a manifest and bags: tumour bags hold a few instances that are shifted."""
+    random = np.random.default_rng(seed)
+    rows = ["patient_id,slide_id,label,split"]
+    for number in range(patients):
+        slide, label = f"slide-{site}-{number:02d}", number % 2
+        split = ("train", "train", "train", "train", "validation", "test")[number // 2 % 6]
+        rows.append(f"patient-{site}-{number:02d},{slide},{LABELS[label]},{split}")
+        features = random.normal(size=(20, WIDTH))
+        features[:4, 0] += 3.0 * label
+        write_bag(folder / "features" / f"{slide}.h5", slide, features, encoder)
+    (folder / "manifest.csv").write_text("\n".join(rows) + "\n")
+
+
+def write_bag(path: Path, slide: str, features: np.ndarray, encoder: str) -> None:
+    """Write one feature file."""
+    meta = FeatureMeta(
+        slide_id=slide, encoder=encoder, encoder_sha256="0" * 64, mpp_level0=0.25, mpp=0.5, patch_px=128,
+        patch_size_level0=256, level0_width=10_000, level0_height=10_000, transform="none", reader="test",
+        slide_sha256="0" * 64, failed_tiles=0,
+    )  # fmt: skip
+    coords = np.stack([np.arange(len(features)) * 256, np.zeros(len(features), dtype=int)], axis=1)
+    write_features(path, features, coords, meta)
+
+
+class Federation:
+    """A coordinator's and the hospitals' folders, and the processes on them.
+
+    Args:
+        folder: everything goes below it.
+        sites: names of the hospitals.
+    """
+
+    def __init__(self, folder: Path, sites: Sequence[str]) -> None:
+        self.folder, self.sites = folder, list(sites)
+        self.state = folder / "coordinator"
+        self.credentials = folder / "credentials"
+        self.port = free_port()
+        self.toml = folder / "federation.toml"
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        for index, site in enumerate(self.sites):
+            write_cohort(self.site(site), site, seed=index)
+            (self.site(site) / "site.toml").write_text(
+                f'[site]\nname = "{site}"\n[data]\nmanifest = "manifest.csv"\nfeatures = "features"\n'
+            )
+        self.configure()
+        provision(load_federation(self.toml), self.credentials)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process in self._processes.values():
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+        if kind is not None:
+            for name in self._processes:
+                print(f"--- {name}\n{self.output(name)}")
+
+    def site(self, site: str) -> Path:
+        """A hospital's folder."""
+        return self.folder / "hospitals" / site
+
+    def configure(
+        self, *, rounds: int = 3, min_sites: int | None = None, server: str = "", training: str = "", seed: int = 0
+    ) -> None:
+        """Write federation.toml."""
+        sites = ", ".join(f'"{site}"' for site in self.sites)
+        quorum = f"min_sites = {min_sites}\n" if min_sites is not None else ""
+        self.toml.write_text(
+            f'[federation]\nname = "test"\nsites = [{sites}]\nseed = {seed}\n'
+            f'[server]\naddress = "127.0.0.1:{self.port}"\n{quorum}{server}\n'
+            '[task]\nlabels = ["normal", "tumour"]\n'
+            f'[features]\nencoder = "noise"\nwidth = {WIDTH}\nmpp = 0.5\npatch_px = 128\n'
+            "[model.options]\ninner = 8\nattention = 8\n"
+            f"[training]\nrounds = {rounds}\nlearning_rate = 0.003\n{training}\n"
+        )
+
+    def start(self, name: str, arguments: Sequence[str | Path], *, before: Sequence[str] = ()) -> None:
+        """Start ``fedpath ARGUMENTS`` (after the words in ``before``)."""
+        command = [*before, sys.executable, "-m", "fedpath.cli", *map(str, arguments)]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
+        with (self.folder / f"{name}.log").open("wb") as log:
+            self._processes[name] = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
+            )
+
+    def start_server(self, *, state: Path | None = None, name: str = "server") -> None:
+        """Start the coordinator."""
+        self.start(name, ["server", "start", "--config", self.toml, "--dir", state or self.state])
+
+    def start_sites(self, *sites: str) -> None:
+        """Start the hospitals' agents, all by default."""
+        for site in sites or self.sites:
+            self.start(site, self.join_arguments(site))
+
+    def join_arguments(self, site: str, *, kit: Path | None = None) -> list[str | Path]:
+        """The arguments with which a hospital joins."""
+        kit = kit or self.credentials / "kits" / site
+        return ["client", "join", "--site", site, "--kit", kit, "--config", self.site(site) / "site.toml"]
+
+    def wait(self, name: str, deadline_s: float = DEADLINE_S) -> int:
+        """Wait for a process to end; its exit code."""
+        return self._processes[name].wait(deadline_s)
+
+    def wait_for_output(self, name: str, text: str) -> None:
+        """Wait until a process has printed ``text``."""
+
+        def there() -> bool:
+            assert text in self.output(name) or self._processes[name].poll() is None, self.output(name)
+            return text in self.output(name)
+
+        wait_until(there, f"{name} prints {text!r}")
+
+    def output(self, name: str) -> str:
+        """What a process has printed so far."""
+        return (self.folder / f"{name}.log").read_text(errors="replace")
+
+    def signal(self, name: str, number: signal.Signals) -> None:
+        """Send a signal to a process."""
+        self._processes[name].send_signal(number)
+
+    def run_folder(self, state: Path | None = None) -> Path:
+        """The folder of the only run."""
+        (folder,) = ((state or self.state) / "runs").iterdir()
+        return folder
