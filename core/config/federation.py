@@ -5,8 +5,8 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from fedpath.core.config.loading import Section, load_toml
-from fedpath.core.config.names import FederationName, SiteName
+from fedpath.core.config.loading import FilePath, Section, load_toml
+from fedpath.core.config.names import Address, BindAddress, FederationName, SiteName
 
 
 class FederationSection(Section):
@@ -20,7 +20,8 @@ class FederationSection(Section):
     @field_validator("sites")
     @classmethod
     def _no_site_twice(cls, sites: list[str]) -> list[str]:
-        if len(set(sites)) != len(sites):
+        # Kits are folders, and on some systems "a" and "A" are one.
+        if len({site.casefold() for site in sites}) != len(sites):
             raise ValueError("a site is listed twice")
         return sites
 
@@ -28,11 +29,11 @@ class FederationSection(Section):
 class ServerSection(Section):
     """Where the coordinator listens and how long it waits."""
 
-    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]+:\d{1,5}$")]
+    address: Address
     """host:port as the hospitals reach it; also a name in the server's certificate."""
-    listen: Annotated[str, Field(pattern=r"^[0-9A-Za-z.\-]+:\d{1,5}$")] | None = None
+    listen: BindAddress | None = None
     """host:port to bind, when it differs from `address` (behind NAT or in a container)."""
-    credentials: Path = Path("credentials/server")
+    credentials: FilePath = Path("credentials/server")
     """Folder written by `fedpath provision`, relative to federation.toml."""
     min_sites: Annotated[int, Field(ge=1)] | None = None
     """Start, and close a round, with this many sites; all of them by default."""
@@ -43,7 +44,7 @@ class ServerSection(Section):
 class TaskSection(Section):
     """What is predicted."""
 
-    labels: Annotated[list[str], Field(min_length=2)]
+    labels: Annotated[list[str], Field(min_length=2, max_length=1000)]
     """The label vocabulary in class order; with two labels the second is the positive class."""
 
     @field_validator("labels")

@@ -4,12 +4,8 @@
 the coordinator's certificate; ``node.key`` is the site's identity and stays readable by its owner only.
 """
 
-from typing import Annotated
-
-from pydantic import Field
-
 from fedpath.core.config.loading import Section
-from fedpath.core.config.names import FederationName, SiteName
+from fedpath.core.config.names import Address, FederationName, SiteName
 
 KIT_FILE = "kit.toml"
 AUTHORITY_FILE = "ca.crt"
@@ -21,5 +17,5 @@ class KitConfig(Section):
 
     federation: FederationName
     site: SiteName
-    address: Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]+:\d{1,5}$")]
+    address: Address
     """host:port of the coordinator."""

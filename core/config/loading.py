@@ -3,19 +3,21 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from fedpath.core.errors import ConfigError
 
 
 class Section(BaseModel):
-    """A table of a configuration file: frozen, and unknown keys are errors."""
+    """A table of a configuration file: frozen; unknown keys, other types, NaN and infinity are errors."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+FilePath = Annotated[Path, Field(strict=False)]
+"""A path, written as text."""
 S = TypeVar("S", bound=Section)
 
 
@@ -33,6 +35,8 @@ def load_toml(path: Path, schema: type[S]) -> S:
         raise ConfigError(f"{path}: is a folder", remedy="name the .toml file itself") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}", remedy="correct the file at that place") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}", remedy="check the path and its rights") from None
     try:
         return schema.model_validate(content)
     except ValidationError as error:
@@ -43,7 +47,7 @@ def _explain(path: Path, schema: type[BaseModel], error: ValidationError) -> Con
     """Turn the first fault of a validation into one line and a remedy."""
     fault = error.errors(include_url=False)[0]
     location = [str(part) for part in fault["loc"]]
-    key = ".".join(location) or "the file"
+    key = ".".join(location)
     more = f"; {error.error_count() - 1} more" if error.error_count() > 1 else ""
     table = f"[{'.'.join(location[:-1])}]" if len(location) > 1 else "the top level"
     match fault["type"]:
@@ -56,6 +60,8 @@ def _explain(path: Path, schema: type[BaseModel], error: ValidationError) -> Con
             return ConfigError(f"{path}: key '{key}' is unknown{more}", remedy=remedy)
         case _:
             reason = fault["msg"].removeprefix("Value error, ")
+            if not key:
+                return ConfigError(f"{path}: {reason}{more}", remedy="correct what is said there")
             value = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
             return ConfigError(f"{path}: key '{key}'{value}: {reason}{more}", remedy=f"correct '{key}' in that file")
 

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from fedpath.core.config.loading import Section, load_toml
+from fedpath.core.config.loading import FilePath, Section, load_toml
 from fedpath.core.config.names import FederationName, SiteName
 
 
@@ -18,9 +18,9 @@ class SiteSection(Section):
 class DataSection(Section):
     """Where the cohort lies. Paths are relative to site.toml."""
 
-    manifest: Path
+    manifest: FilePath
     """CSV with slide_id, patient_id, label and, optionally, split."""
-    features: Path
+    features: FilePath
     """Folder with one feature file a slide, `<slide_id>.h5`."""
     validation_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
     test_share: Annotated[float, Field(gt=0, lt=1)] = 0.2
@@ -60,7 +60,7 @@ class SiteConfig(Section):
     data: DataSection
     compute: ComputeSection = ComputeSection()
     policy: PolicySection = PolicySection()
-    state: Path = Path("state")
+    state: FilePath = Path("state")
     """Folder for the audit log and received models."""
 
 
