@@ -1,10 +1,12 @@
 """What happens, as it happens: one JSON line an event in a file, and the same to whoever listens.
 
 Both roles report through this, so that a terminal, the demo's live view and later a dashboard read one thing. Events of
-a site stay at the site. The file is appended to and flushed line by line; a reader may follow it.
+a site stay at the site. The file is appended to and flushed line by line; a reader may follow it. A process that is
+killed may leave half a line, which readers pass over.
 """
 
 import json
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -38,6 +40,8 @@ class EventLog:
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8", buffering=1)
+            if not _ends_with_a_line(path):
+                self._file.write("\n")
 
     def emit(self, kind: str, **values: Any) -> None:
         """Record an event now."""
@@ -70,8 +74,21 @@ class EventReader:
             content = file.read()
         whole = content[: content.rfind(b"\n") + 1]
         self._offset += len(whole)
-        events = []
-        for line in whole.splitlines():
-            values = json.loads(line)
-            events.append(Event(values.pop("kind"), values.pop("at"), values))
-        return events
+        return [event for event in map(_parse, whole.splitlines()) if event is not None]
+
+
+def _parse(line: bytes) -> Event | None:
+    """Return the event of a line; None for a line that a killed process did not finish."""
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return Event(values.pop("kind"), values.pop("at"), values)
+
+
+def _ends_with_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.seek(0, os.SEEK_END) == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"

@@ -47,7 +47,7 @@ def load_arrays(model: BagModel, arrays: Arrays) -> None:
                     f"parameter {key} came with shape {array.shape}, here it is {tuple(parameter.shape)}",
                     remedy="compare [features] width and [model] options of both sides",
                 )
-            parameter.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+            parameter.copy_(torch.from_numpy(np.asarray(array, order="C")))
 
 
 def group_of(name: str) -> str:

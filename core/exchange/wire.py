@@ -26,7 +26,12 @@ _LENGTH = struct.Struct("<Q")
 
 def pack(header: str, arrays: Mapping[str, NDArray[Any]] | None = None) -> bytes:
     """Return ``header`` (JSON text) and ``arrays`` as one safetensors blob."""
-    return save(dict(arrays or {}), metadata={_HEADER_KEY: header})
+    # safetensors writes memory as it lies, whatever the strides and byte order: a view would arrive scrambled.
+    plain = {
+        name: np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+        for name, array in (arrays or {}).items()
+    }
+    return save(plain, metadata={_HEADER_KEY: header})
 
 
 def unpack(content: bytes) -> tuple[str, Arrays]:
@@ -53,7 +58,7 @@ def hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
     """Return the SHA-256 of a model: names, types, shapes and bytes, in the order of the names."""
     digest = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")  # not ascontiguousarray, which makes a row of a single number
         digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         digest.update(array.data)
     return digest.hexdigest()
