@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from fedpath.core.config.loading import FilePath, Section, load_toml
 from fedpath.core.config.names import Address, BindAddress, FederationName, SiteName
@@ -41,25 +41,27 @@ class ServerSection(Section):
     round_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 
 
+def _no_label_twice(labels: list[str]) -> list[str]:
+    if len(set(labels)) != len(labels):
+        raise ValueError("a label is listed twice")
+    return labels
+
+
+Labels = Annotated[list[str], Field(min_length=2, max_length=1000), AfterValidator(_no_label_twice)]
+"""The label vocabulary in class order; with two labels the second is the positive class."""
+
+
 class TaskSection(Section):
     """What is predicted."""
 
-    labels: Annotated[list[str], Field(min_length=2, max_length=1000)]
-    """The label vocabulary in class order; with two labels the second is the positive class."""
-
-    @field_validator("labels")
-    @classmethod
-    def _no_label_twice(cls, labels: list[str]) -> list[str]:
-        if len(set(labels)) != len(labels):
-            raise ValueError("a label is listed twice")
-        return labels
+    labels: Labels
 
 
 class FeaturesSection(Section):
     """The feature contract: every site's features must be made exactly so."""
 
     encoder: Annotated[str, Field(min_length=1)]
-    width: Annotated[int, Field(ge=1)]
+    width: Annotated[int, Field(ge=1, le=65536)]
     """Length of a feature vector."""
     mpp: Annotated[float, Field(gt=0)] | None = None
     """Resolution of the patches in µm/px; absent for bags that do not come from slides."""

@@ -6,21 +6,26 @@ mismatch keeps a site out, with a reason that both sides can read.
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Annotated
+
+from pydantic import Field
 
 from fedpath.core.config.federation import FeaturesSection
 from fedpath.core.config.loading import Section
+
+Text = Annotated[str, Field(max_length=1000)]
 
 
 class FeatureContract(Section):
     """How a site's features were made, as stated in its feature files."""
 
-    encoder: str
-    encoder_sha256: str
-    width: int
+    encoder: Text
+    encoder_sha256: Text
+    width: Annotated[int, Field(ge=1)]
     mpp: float | None
     """Resolution of the patches in µm/px; None for bags that do not come from slides."""
     patch_px: int | None
-    transform: str
+    transform: Text
 
 
 def differences(expected: FeaturesSection, stated: FeatureContract) -> list[str]:

@@ -4,11 +4,11 @@ Each is a validated header (JSON, unknown keys forbidden) and, where it carries 
 Neither side trusts the other's headers: they are parsed by these models before anything else happens.
 """
 
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
-from fedpath.core.config.federation import FeaturesSection, ModelSection
+from fedpath.core.config.federation import FeaturesSection, Labels, ModelSection
 from fedpath.core.config.loading import Section
 from fedpath.core.config.names import FederationName
 from fedpath.core.errors import RefusedError
@@ -16,7 +16,19 @@ from fedpath.core.exchange.contract import FeatureContract
 from fedpath.core.exchange.wire import Arrays, pack, unpack
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
-Count = Annotated[int, Field(ge=0)]
+# Far above any federation, far below what a float32 holds: a site cannot make everybody's mean overflow.
+_MOST = 10**9
+Count = Annotated[int, Field(ge=0, le=_MOST)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Seconds = Annotated[float, Field(ge=0)]
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text)
+
+
+Reason = Annotated[str, Field(max_length=2000), AfterValidator(_printable)]
+"""One line that the other side can print: no control characters."""
 
 
 class RunFacts(Section):
@@ -25,7 +37,7 @@ class RunFacts(Section):
     federation: FederationName
     run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
-    labels: Annotated[list[str], Field(min_length=2, max_length=1000)]
+    labels: Labels
     features: FeaturesSection
     model: ModelSection
 
@@ -50,6 +62,12 @@ class Train(Section):
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     class_weights: bool
+
+    @model_validator(mode="after")
+    def _is_one_of_the_rounds(self) -> Self:
+        if self.round > self.rounds:
+            raise ValueError(f"round {self.round} of {self.rounds}")
+        return self
 
 
 class Evaluate(Section):
@@ -76,7 +94,7 @@ class Refuse(Section):
 
     kind: Literal["refuse"] = "refuse"
     facts: RunFacts
-    reason: Annotated[str, Field(max_length=2000)]
+    reason: Reason
 
 
 Order = Annotated[Describe | Train | Evaluate | Finish | Refuse, Field(discriminator="kind")]
@@ -86,9 +104,9 @@ class Metrics(Section):
     """Figures over one split of one site; None where they are undefined or held back by the site's policy."""
 
     loss: float | None = None
-    auc: float | None = None
-    balanced_accuracy: float | None = None
-    macro_f1: float | None = None
+    auc: Share | None = None
+    balanced_accuracy: Share | None = None
+    macro_f1: Share | None = None
     slides: Count = 0
     patients: Count = 0
 
@@ -100,7 +118,7 @@ class Description(Section):
     contract: FeatureContract
     patients: dict[Literal["train", "validation", "test"], Count]
     slides: dict[Literal["train", "validation", "test"], Count]
-    version: str
+    version: Annotated[str, Field(max_length=100)]
 
 
 class Update(Section):
@@ -109,12 +127,12 @@ class Update(Section):
     kind: Literal["update"] = "update"
     round: int
     base: Sha256
-    patients: dict[str, int]
+    patients: dict[str, Annotated[int, Field(le=_MOST)]]
     """Patients that trained each parameter group."""
     training_loss: float
     validation: Metrics
     """Of the model that came with the order, before training."""
-    seconds: float
+    seconds: Seconds
 
 
 class Evaluation(Section):
@@ -136,7 +154,7 @@ class Refusal(Section):
     """A site's answer when it will not or cannot do as ordered. It names no path, slide or patient."""
 
     kind: Literal["refusal"] = "refusal"
-    reason: Annotated[str, Field(max_length=2000)]
+    reason: Reason
 
 
 Answer = Annotated[Description | Update | Evaluation | Receipt | Refusal, Field(discriminator="kind")]
