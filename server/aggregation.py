@@ -30,7 +30,8 @@ class GroupMean:
             patients: how many patients trained each group.
         """
         for name, array in arrays.items():
-            weighted = np.multiply(array, np.float32(patients[group_of(name)]), dtype=np.float32)
+            # asarray, here and below: arithmetic makes numpy scalars of arrays without a dimension.
+            weighted = np.asarray(np.multiply(array, np.float32(patients[group_of(name)]), dtype=np.float32))
             if name in self._sums:
                 self._sums[name] += weighted
             else:
@@ -41,5 +42,5 @@ class GroupMean:
         """Return the new global model and the patients counted for each group."""
         mean = dict(self._reference)
         for name, total in self._sums.items():
-            mean[name] = total / np.float32(self._patients[group_of(name)])
+            mean[name] = np.asarray(total / np.float32(self._patients[group_of(name)]))
         return mean, dict(self._patients)

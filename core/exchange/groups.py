@@ -26,7 +26,7 @@ def to_arrays(model: BagModel, groups: Iterable[str] | None = None) -> Arrays:
 
 
 def load_arrays(model: BagModel, arrays: Arrays) -> None:
-    """Copy ``arrays`` into the model in place.
+    """Copy ``arrays`` into the model in place, all or none.
 
     Raises:
         RefusedError: the names or shapes are not those of this model.
@@ -39,15 +39,16 @@ def load_arrays(model: BagModel, arrays: Arrays) -> None:
             remedy="run the same version of fedpath, with the same [model], on both sides",
         )
     parameters = model.state_dict()
+    for key, array in arrays.items():
+        shape = tuple(parameters[state[key]].shape)
+        if shape != array.shape:
+            raise RefusedError(
+                f"parameter {key} came with shape {array.shape}, here it is {shape}",
+                remedy="compare [features] width and [model] options of both sides",
+            )
     with torch.no_grad():
         for key, array in arrays.items():
-            parameter = parameters[state[key]]
-            if tuple(parameter.shape) != array.shape:
-                raise RefusedError(
-                    f"parameter {key} came with shape {array.shape}, here it is {tuple(parameter.shape)}",
-                    remedy="compare [features] width and [model] options of both sides",
-                )
-            parameter.copy_(torch.from_numpy(np.asarray(array, order="C")))
+            parameters[state[key]].copy_(torch.from_numpy(np.asarray(array, order="C")))
 
 
 def group_of(name: str) -> str:

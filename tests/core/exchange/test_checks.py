@@ -1,0 +1,159 @@
+"""Every reason for which an update does not count."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from fedpath.core.errors import RefusedError
+from fedpath.core.exchange.checks import check_update
+from fedpath.core.exchange.messages import Metrics, Update
+from fedpath.core.exchange.wire import Arrays, hash_arrays
+
+REFERENCE: Arrays = {
+    "image/weight": np.arange(6, dtype=np.float32).reshape(2, 3),
+    "image/bias": np.zeros(2, dtype=np.float32),
+    "clinical/weight": np.ones(4, dtype=np.float32),
+    "norm/scale": np.array(1, dtype=np.float32),
+}
+BASE = hash_arrays(REFERENCE)
+
+
+def trained(*groups: str) -> Arrays:
+    """The reference after training, of some groups; image/weight moved by (3, 4, 0, ...): its change has norm 5."""
+    arrays = {name: array.copy() for name, array in REFERENCE.items() if name.partition("/")[0] in groups}
+    if "image" in groups:
+        arrays["image/weight"][0, :2] += [3, 4]
+    return arrays
+
+
+def check(
+    arrays: Arrays,
+    patients: dict[str, int] | None = None,
+    *,
+    round_: int = 2,
+    base: str = BASE,
+    max_norm: float | None = None,
+) -> None:
+    if patients is None:
+        patients = {name.partition("/")[0]: 10 for name in arrays}
+    header = Update(round=round_, base=base, patients=patients, training_loss=0.5, validation=Metrics(), seconds=1.0)
+    check_update("B", header, arrays, reference=REFERENCE, round_=2, base=BASE, max_norm=max_norm)
+
+
+def refusal(arrays: Arrays, patients: dict[str, int] | None = None, **changes: int | str | float) -> str:
+    with pytest.raises(RefusedError) as caught:
+        check(arrays, patients, **changes)  # type: ignore[arg-type]
+    start = "site B, round 2: update refused: "
+    assert caught.value.message.startswith(start)
+    assert caught.value.remedy == "look at the log of that site"
+    return caught.value.message.removeprefix(start)
+
+
+def test_a_good_update_passes() -> None:
+    check(trained("image", "clinical", "norm"))
+    check(trained("image", "clinical", "norm"), {"image": 3, "clinical": 1, "norm": 10**6})
+    check({name: array.copy() for name, array in REFERENCE.items()})  # training that changed nothing
+
+
+def test_a_site_may_send_only_the_groups_it_trained() -> None:
+    check(trained("image"))
+    check(trained("norm", "clinical"))
+
+
+def test_another_round_is_refused() -> None:
+    assert refusal(trained("image"), round_=1) == "it is of round 1"
+    assert refusal(trained("image"), round_=3) == "it is of round 3"
+    assert refusal(trained("image"), round_=-2) == "it is of round -2"
+
+
+def test_another_starting_point_is_refused() -> None:
+    other = "f" * 64
+    assert refusal(trained("image"), base=other) == f"it started from model {other[:12]}…, not {BASE[:12]}…"
+
+
+def test_a_missing_parameter_is_named() -> None:
+    arrays = trained("image", "clinical")
+    del arrays["image/bias"]
+    assert refusal(arrays) == "parameters missing or unknown: image/bias"
+
+
+@pytest.mark.parametrize("name", ["image/extra", "image", "image/", "/weight", "image/weight/", "../image/weight"])
+def test_an_unknown_parameter_is_named(name: str) -> None:
+    arrays = trained("image") | {name: np.zeros(2, dtype=np.float32)}
+    assert refusal(arrays) == f"parameters missing or unknown: {name}"
+
+
+def test_an_unknown_group_is_refused() -> None:
+    assert "missing or unknown: prompt/weight" in refusal({"prompt/weight": np.zeros(2, dtype=np.float32)})
+
+
+def test_many_faults_are_told_briefly() -> None:
+    arrays = trained("image") | {f"image/x{n}": np.zeros(1, dtype=np.float32) for n in range(1000)}
+    assert refusal(arrays) == "parameters missing or unknown: image/x0, image/x1, image/x10"
+
+
+def test_nothing_is_no_update() -> None:
+    assert refusal({}, {}) == "it counts patients for [] but sends []"
+    assert refusal({}, {"image": 5}) == "it counts patients for ['image'] but sends []"
+
+
+def test_counts_belong_to_the_groups_that_were_sent() -> None:
+    both = trained("image", "clinical")
+    assert "counts patients for ['image'] but sends ['clinical', 'image']" in refusal(both, {"image": 5})
+    assert "sends ['image']" in refusal(trained("image"), {"image": 5, "clinical": 5})
+
+
+@pytest.mark.parametrize("patients", [0, -1, -(10**9)])
+def test_a_group_trained_on_nobody_is_refused(patients: int) -> None:
+    assert refusal(trained("image"), {"image": patients}) == f"group image was trained on {patients} patients"
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda a: a.astype(np.float64), "float64(2, 3)"),
+        (lambda a: a.astype(np.float16), "float16(2, 3)"),
+        (lambda a: a.astype(np.int32), "int32(2, 3)"),
+        (lambda a: a.astype(np.complex64), "complex64(2, 3)"),
+        (lambda a: a.T, "float32(3, 2)"),
+        (lambda a: a.ravel(), "float32(6,)"),
+        (lambda a: a[:1], "float32(1, 3)"),  # would broadcast
+        (lambda a: a[:0], "float32(0, 3)"),
+        (lambda a: a[None], "float32(1, 2, 3)"),
+    ],
+)
+def test_another_type_or_shape_is_refused(change: Callable[[np.ndarray], np.ndarray], found: str) -> None:
+    arrays = trained("image")
+    arrays["image/weight"] = change(arrays["image/weight"])
+    assert refusal(arrays) == f"image/weight is {found}, should be float32(2, 3)"
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["image/weight", "image/bias"])
+def test_what_is_not_finite_is_refused(name: str, value: float) -> None:
+    arrays = trained("image")
+    arrays[name].flat[-1] = value
+    assert refusal(arrays) == f"{name} holds NaN or infinite values"
+
+
+def test_the_largest_finite_values_are_finite() -> None:
+    arrays = trained("image")
+    arrays["image/weight"][:] = np.finfo(np.float32).max
+    check(arrays)  # in float32 the squares would overflow
+    assert "norm" in refusal(arrays, max_norm=1e6)
+
+
+def test_the_norm_is_of_the_whole_change() -> None:
+    arrays = trained("image", "clinical")
+    check(arrays, max_norm=5.0)
+    arrays["clinical/weight"][0] += 12  # 5 and 12 make 13
+    check(arrays, max_norm=13.001)
+    assert refusal(arrays, max_norm=12.9) == "its change has norm 13, the limit is 12.9"
+
+
+def test_checking_changes_nothing() -> None:
+    arrays = trained("image")
+    before = hash_arrays(arrays)
+    check(arrays, max_norm=100)
+    assert (hash_arrays(arrays), hash_arrays(REFERENCE)) == (before, BASE)
