@@ -5,12 +5,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from fedpath.core.errors import ConfigError
-from fedpath.core.files import write_bytes
+from fedpath.core.files import replacing, write_bytes
 
 _AUTHORITY_DAYS = 3650
 SERVER_DAYS = 365
@@ -25,11 +26,11 @@ def new_key() -> ec.EllipticCurvePrivateKey:
 
 def write_key(path: Path, key: ec.EllipticCurvePrivateKey) -> None:
     """Write a private key as PEM, readable by its owner only."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode=0o600)
-    path.write_bytes(
-        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    content = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
+    with replacing(path, private=True) as temporary:
+        temporary.write_bytes(content)
 
 
 def read_key(path: Path) -> ec.EllipticCurvePrivateKey:
@@ -98,6 +99,15 @@ def make_server_certificate(
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()), critical=False)
         .sign(authority_key, hashes.SHA384())
     )
+
+
+def signed(authority: x509.Certificate, certificate: x509.Certificate) -> bool:
+    """Return whether ``authority`` signed ``certificate``."""
+    try:
+        certificate.verify_directly_issued_by(authority)
+    except (ValueError, TypeError, InvalidSignature):
+        return False
+    return True
 
 
 def serves(certificate: x509.Certificate, host: str, *, days: int) -> bool:

@@ -52,7 +52,7 @@ def provision(config: FederationConfig, out: Path) -> Provisioned:
     Raises:
         ConfigError: what is there already cannot be read.
     """
-    authority, authority_key = _authority(config.federation.name, out / "ca")
+    authority, authority_key = _authority(config.federation.name, out)
     renewed = _server(config, out / "server", authority, authority_key)
     new, kept = [], []
     for site in config.federation.sites:
@@ -94,7 +94,8 @@ def load_server_credentials(folder: Path, sites: list[str]) -> ServerCredentials
     return ServerCredentials(folder / "server.crt", folder / "server.key", keys)
 
 
-def _authority(name: str, folder: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+def _authority(name: str, out: Path) -> tuple[x509.Certificate, ec.EllipticCurvePrivateKey]:
+    folder = out / "ca"
     certificate_file, key_file = folder / "ca.crt", folder / "ca.key"
     if certificate_file.exists() and key_file.exists():
         return _read_certificate(certificate_file), certificates.read_key(key_file)
@@ -102,6 +103,11 @@ def _authority(name: str, folder: Path) -> tuple[x509.Certificate, ec.EllipticCu
         raise ConfigError(
             f"{folder}: one of ca.key and ca.crt is missing",
             remedy="restore it from your backup, or name a new --out and send every hospital its new kit",
+        )
+    if (out / "server" / "server.crt").exists() or any((out / "kits").glob(f"*/{AUTHORITY_FILE}")):
+        raise ConfigError(
+            f"{folder}: the authority that signed what is in {out} is not there",
+            remedy="restore it from where you keep it, or name a new --out and send every hospital its new kit",
         )
     key = certificates.new_key()
     authority = certificates.make_authority(name, key)
@@ -116,12 +122,14 @@ def _server(
     """Make the server's key and certificate where there is none that will do; return whether it made one."""
     host = config.server.address.rpartition(":")[0]
     certificate_file, key_file = folder / "server.crt", folder / "server.key"
-    if (
-        certificate_file.exists()
-        and key_file.exists()
-        and certificates.serves(_read_certificate(certificate_file), host, days=_RENEW_DAYS)
-    ):
-        return False
+    if certificate_file.exists() and key_file.exists():
+        present = _read_certificate(certificate_file)
+        if (
+            certificates.serves(present, host, days=_RENEW_DAYS)
+            and certificates.signed(authority, present)
+            and present.public_key() == certificates.read_key(key_file).public_key()
+        ):
+            return False
     key = certificates.new_key()
     certificate = certificates.make_server_certificate(host, key.public_key(), authority, authority_key)
     certificates.write_key(key_file, key)
