@@ -6,6 +6,7 @@ elsewhere. A body over the limit is refused before it is buffered: Flower's larg
 
 import asyncio
 import logging
+import re
 import socket
 import ssl
 import threading
@@ -19,6 +20,8 @@ from fedpath.core.errors import ConfigError, FederationError
 
 BODY_LIMIT = 8 * 1024 * 1024
 _START_TIMEOUT_S = 30.0
+# Plain names only: no `..`, no second slash, nothing that the app behind might read as another path.
+_PUBLIC = re.compile(r"/v1/fleet/[a-z\-]+|/health")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -27,7 +30,7 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class FleetOnly:
-    """ASGI filter: passes `/v1/fleet/` and `/health`, and nothing larger than `BODY_LIMIT` bytes."""
+    """ASGI filter: passes `/v1/fleet/<call>` and `/health`, and nothing larger than `BODY_LIMIT` bytes."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -36,12 +39,12 @@ class FleetOnly:
         """Pass one connection on, or answer it here."""
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
-        path = scope.get("path", "")
-        if scope["type"] != "http" or not (path.startswith("/v1/fleet/") or path == "/health"):
+        if scope["type"] != "http" or not _PUBLIC.fullmatch(scope["path"]):
             return await _answer(send, 404)
-        length = dict(scope["headers"]).get(b"content-length", b"")
+        headers = dict(scope["headers"])
+        length = headers.get(b"content-length", b"")
         # Flower's client always states the length; a body of unknown length could grow without bound.
-        if scope["method"] != "GET" and not length.isdigit():
+        if b"transfer-encoding" in headers or (scope["method"] != "GET" and not length.isdigit()):
             return await _answer(send, 411)
         if length and int(length) > BODY_LIMIT:
             return await _answer(send, 413)
@@ -91,6 +94,7 @@ class Listener:
                 FleetOnly(app),
                 log_config=None,
                 access_log=False,
+                ws="none",
                 ssl_certfile=self._certificate,
                 ssl_keyfile=self._key,
                 timeout_graceful_shutdown=2,
