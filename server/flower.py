@@ -47,8 +47,9 @@ from flwr.superlink.auth_plugin import NoOpControlAuthnPlugin
 from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
+from google.protobuf.message import DecodeError
 
-from fedpath.core.errors import FederationError, RefusedError
+from fedpath.core.errors import FederationError
 from fedpath.server.listener import App, Listener, Receive, Scope, Send
 
 _TASK_HEARTBEAT_S = 20.0
@@ -180,9 +181,7 @@ class FlowerServer:
             arriving.contents[object_id] = content
         del self._arriving[ticket.message_id]
         self._state.object_store.delete(arriving.message_id)
-        inflated = inflate_object_from_contents(arriving.message_id, arriving.contents)
-        assert isinstance(inflated, Message)
-        return _blob(inflated, ticket.site)
+        return _blob(arriving.message_id, arriving.contents)
 
     def _claim(self, ticket: Ticket) -> _Arriving | Lost | None:
         """Take the reply's envelope out of the state, once it is there; its content follows piece by piece."""
@@ -258,14 +257,15 @@ class _ExplainedActivation:
         return await self._app(scope, receive, explain)
 
 
-def _blob(message: Message, site: str) -> bytes:
-    """Return the one array a site's answer consists of."""
+def _blob(message_id: str, contents: dict[str, bytes]) -> bytes | Lost:
+    """Return the one array a site's answer consists of; a site that sends something else is lost, not the round."""
     try:
+        message = inflate_object_from_contents(message_id, contents)
+        if not isinstance(message, Message):
+            return Lost("its answer is no Flower message")
         return message.content.array_records[_BLOB][_BLOB].data
-    except KeyError:
-        raise RefusedError(
-            f"site {site}: answer without content", remedy="run the same version of fedpath on both sides"
-        ) from None
+    except (KeyError, ValueError, TypeError, IndexError, RecursionError, DecodeError) as error:
+        return Lost(f"its answer holds no message of fedpath ({type(error).__name__})")
 
 
 def _lifespan_config(database: Path) -> SuperLinkLifespanConfig:
