@@ -177,6 +177,30 @@ def test_input_norm_makes_every_instance_zero_mean_and_unit_variance() -> None:
     torch.testing.assert_close(plain.eval()(normalised).logits_C, model(bag).logits_C)
 
 
+def test_bag_norm_takes_away_what_all_patches_share() -> None:
+    model, bag = make_model(input_norm="bag").eval(), make_bag(40)
+    x_ND = bag.features_ND
+    columns = [x_ND[:, d].tolist() for d in range(WIDTH)]
+    means = [math.fsum(column) / 40 for column in columns]
+    sds = [math.sqrt(math.fsum((v - m) ** 2 for v in c) / 40 + 1e-5) for c, m in zip(columns, means, strict=True)]
+    expected_ND = (x_ND - torch.tensor(means, dtype=x_ND.dtype)) / torch.tensor(sds, dtype=x_ND.dtype)
+    torch.testing.assert_close(model.input_norm(x_ND), expected_ND)
+
+    # Another stain: every feature scaled and shifted in the same way in all patches.
+    scale_D, shift_D = torch.tensor([2.0, 0.5, 3.0, 1.0, 4.0]), torch.tensor([9.0, -5.0, 0.0, 1.0, 30.0])
+    stained = Bag("slide", x_ND * scale_D + shift_D, bag.coords_N2, 256)
+    torch.testing.assert_close(model(stained).logits_C, model(bag).logits_C, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("input_norm", ["layer", "bag"])
+@pytest.mark.parametrize("n_instances", [1, 2])
+def test_input_norm_of_tiny_or_constant_bags_stays_finite(input_norm: str, n_instances: int) -> None:
+    model = make_model(input_norm=input_norm).train()
+    bag = Bag("slide", torch.full((n_instances, WIDTH), 1000.0), torch.zeros(n_instances, 2, dtype=torch.int64), 256)
+    model.loss(model(bag), 0).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
 def test_class_weights_scale_the_classification_terms_only() -> None:
     model = make_model().eval()
     output = model(make_bag(8))
@@ -185,7 +209,7 @@ def test_class_weights_scale_the_classification_terms_only() -> None:
     torch.testing.assert_close(model.loss(output, 1, WEIGHTS_C) - similarity, 2.0 * plain)
 
 
-@pytest.mark.parametrize("options", [{}, {"input_norm": "layer"}])
+@pytest.mark.parametrize("options", [{}, {"input_norm": "layer"}, {"input_norm": "bag"}])
 def test_groups_are_disjoint_and_cover_everything(options: dict[str, object]) -> None:
     model = make_model(**options)
     names = [name for group in model.parameter_groups().values() for name in group]
