@@ -17,10 +17,10 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def write_site(folder: Path, name: str) -> None:
-    """Write the site.toml of a cohort folder (manifest.csv, features/)."""
+def write_site(folder: Path, name: str, *, data: str = "") -> None:
+    """Write the site.toml of a cohort folder (manifest.csv, features/); ``data`` is added to its [data]."""
     (folder / "site.toml").write_text(
-        f'[site]\nname = "{name}"\n[data]\nmanifest = "manifest.csv"\nfeatures = "features"\ntest_share = 0.3\n'
+        f'[site]\nname = "{name}"\n[data]\nmanifest = "manifest.csv"\nfeatures = "features"\n{data}\n'
     )
 
 
@@ -38,9 +38,8 @@ def write_federation(folder: Path, sites: Sequence[str], *, seed: int, body: str
 def run(federation: Path, cohorts: dict[str, Path], folder: Path) -> Path:
     """Provision and run ``federation`` with the hospitals of ``cohorts``; return the run's folder."""
     credentials = federation.parent / "credentials"
+    run_commands(folder / "logs", provision=["provision", "--config", federation, "--out", credentials])
     with Processes(folder / "logs") as processes:
-        processes.start("provision", ["provision", "--config", federation, "--out", credentials])
-        _wait(processes)
         processes.start("server", ["server", "start", "--config", federation, "--dir", folder / "server"])
         for site, cohort in cohorts.items():
             kit = credentials / "kits" / site
@@ -50,6 +49,14 @@ def run(federation: Path, cohorts: dict[str, Path], folder: Path) -> Path:
         _wait(processes)
     (run_folder,) = (folder / "server" / "runs").iterdir()
     return run_folder
+
+
+def run_commands(logs: Path, **commands: Sequence[str | Path]) -> None:
+    """Run `fedpath` commands side by side and wait for all of them."""
+    with Processes(logs) as processes:
+        for name, arguments in commands.items():
+            processes.start(name, arguments)
+        _wait(processes)
 
 
 def _wait(processes: Processes) -> None:

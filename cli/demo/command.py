@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def demo_command(
-    rounds: Annotated[int, typer.Option(help="Rounds of training.")] = 12,
+    rounds: Annotated[int, typer.Option(help="Rounds of training.")] = 15,
     sites: Annotated[int, typer.Option(help="How many hospitals.")] = 3,
     seed: Annotated[int, typer.Option(help="The same seed gives the same slides and weights.")] = 0,
     slides: Annotated[int, typer.Option(help="Slides a hospital.")] = 28,

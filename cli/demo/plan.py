@@ -8,12 +8,11 @@ from fedpath.core.errors import ConfigError
 from fedpath.core.files import write_text
 
 ENCODER = "seeded-conv"
-WIDTH = 256
 MPP = 0.5
 PATCH_PX = 128
 LABELS = ("normal", "tumour")
-LOCAL_EPOCHS = 2
-LEARNING_RATE = 5e-4
+LOCAL_EPOCHS = 4
+LEARNING_RATE = 3e-3
 MAX_SITES = 26
 
 
@@ -107,6 +106,8 @@ def make_plan(folder: Path, *, rounds: int, sites: int, seed: int, slides: int) 
 
 def write_configuration(plan: Plan) -> None:
     """Write federation.toml and a site.toml a hospital."""
+    from fedpath.client.slides.encoders import describe
+
     sites = ", ".join(f'"{hospital.name}"' for hospital in plan.hospitals)
     labels = ", ".join(f'"{label}"' for label in LABELS)
     write_text(
@@ -128,12 +129,14 @@ labels = [{labels}]
 
 [features]
 encoder = "{ENCODER}"
-width = {WIDTH}
+width = {describe(ENCODER).width}
 mpp = {MPP}
 patch_px = {PATCH_PX}
 
 [model]
 name = "acmil"
+[model.options]
+input_norm = "layer"
 
 [training]
 rounds = {plan.rounds}

@@ -63,7 +63,7 @@ class Processes:
                 busy.append(name)
             elif code != 0:
                 log = self._logs / f"{name}.log"
-                tail = " | ".join(log.read_text(errors="replace").strip().splitlines()[-3:])
+                tail = _last_words(log.read_text(errors="replace"))
                 raise FedpathError(f"{name} ended with code {code}: {tail}", remedy=f"its whole log is {log}")
         return busy
 
@@ -71,6 +71,12 @@ class Processes:
         """Return the memory of this process and its children in MB, shared pages counted once; 0 where unknown."""
         own = [os.getpid()] + [process.pid for process in self._running.values() if process.poll() is None]
         return sum(_proportional_kb(pid) for pid in own) / 1024
+
+
+def _last_words(output: str) -> str:
+    """Return the error a `fedpath` process ended with, or whatever it printed last."""
+    lines = output.strip().splitlines() or ["it printed nothing"]
+    return next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[-1])
 
 
 def _proportional_kb(pid: int) -> int:
