@@ -1,0 +1,118 @@
+"""``fedpath slides``: from slides to features, and drawn slides to try it on."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from fedpath.client.slides.encode import EncodeReport
+
+app = typer.Typer(help="From slides to features.", no_args_is_help=True)
+
+
+@app.command()
+def encode(
+    slides: Annotated[
+        Path, typer.Argument(metavar="DIR", help="Folder with slides, searched with subfolders; or a single slide.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the feature files, <slide_id>.h5.")],
+    encoder: Annotated[str, typer.Option(help="Encoder by name.")] = "seeded-conv",
+    mpp: Annotated[float, typer.Option(help="Resolution of the patches, µm/px.")] = 0.5,
+    patch: Annotated[int, typer.Option(help="Edge of a patch in pixels at --mpp.")] = 128,
+    slide_mpp: Annotated[
+        float | None, typer.Option(help="µm/px of level 0, for slides that state none (0.25 for a 40x scan).")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="Threads of the encoder.")] = 1,
+) -> None:
+    """Find tissue, cut patches by exact µm/px, encode them; one feature file a slide.
+
+    Interrupted or repeated, the run takes up where it was: a slide is skipped if its feature file is whole and was made
+    from the same slide with the same settings. A slide that cannot be encoded is listed with its reason.
+    """
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from fedpath.client.slides.encode import EncodeProgress, encode_folder
+    from fedpath.core.errors import DataError
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
+    with Progress(*columns) as live:
+        slides_task = live.add_task("slides", total=None)
+        tiles_task = live.add_task("looking for slides", total=None)
+
+        def show(at: EncodeProgress) -> None:
+            live.update(slides_task, completed=at.index, total=at.total)
+            doing = f"  {at.slide_id}: " + ("patches" if at.tiles_total else "tissue")
+            live.update(tiles_task, description=doing, completed=at.tiles_done, total=at.tiles_total or None)
+
+        report = encode_folder(
+            slides,
+            out,
+            encoder=encoder,
+            mpp=mpp,
+            patch_px=patch,
+            slide_mpp=slide_mpp,
+            threads=threads,
+            progress=show,
+        )
+        live.update(slides_task, completed=len(report.done) + len(report.skipped) + len(report.quarantined))
+        live.remove_task(tiles_task)
+    _show(report, out)
+    if not report.done and not report.skipped:
+        first = report.quarantined[0]
+        raise DataError(f"no slide could be encoded; the first: {first.reason}", remedy=first.remedy)
+
+
+@app.command()
+def draw(
+    folder: Annotated[Path, typer.Argument(help="The hospital's folder; made if need be.")],
+    site: Annotated[str, typer.Option(help="The hospital's name, first part of its slides' names.")] = "A",
+    index: Annotated[int, typer.Option(help="Which stain and scanner it has, from 0.", min=0)] = 0,
+    seed: Annotated[int, typer.Option(help="The same seed gives the same slides.", min=0)] = 0,
+    slides: Annotated[int, typer.Option(help="How many slides; half of them with tumour.")] = 30,
+) -> None:
+    """Draw a hospital for demos and tests: slides, a manifest, and the truth about every planted tumour nest."""
+    from rich.progress import Progress
+
+    from fedpath.client.slides.synthetic import make_hospital
+
+    with Progress() as live:
+        task = live.add_task(f"hospital {site}", total=slides)
+        make_hospital(
+            folder,
+            site=site,
+            index=index,
+            seed=seed,
+            slides=slides,
+            progress=lambda done, _total: live.update(task, completed=done),
+        )
+
+
+def _show(report: "EncodeReport", out: Path) -> None:
+    """Print what became of the slides."""
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from fedpath.client.slides.encode import REPORT
+
+    console = Console()
+    there = report.done + report.skipped
+    table = Table(title="slides to features")
+    for heading in ("", "slides", "patches", "unreadable patches", "µm/px of level 0"):
+        table.add_column(heading, justify="left" if heading == "" else "right")
+    for name, results in (("encoded", report.done), ("already there", report.skipped)):
+        patches, failed = sum(result.patches for result in results), sum(result.failed for result in results)
+        resolutions = ", ".join(f"{mpp:g}" for mpp in sorted({round(result.mpp_level0, 4) for result in results}))
+        table.add_row(name, str(len(results)), str(patches), str(failed), resolutions)
+    table.add_row("quarantined", str(len(report.quarantined)), "", "", "")
+    console.print(table)
+    for bad in report.quarantined:
+        console.print(f"[red]quarantined[/red] {escape(bad.reason)}\n  remedy: {escape(bad.remedy)}", soft_wrap=True)
+    for result in there:
+        if result.failed:
+            said = f"{escape(result.slide_id)}: {result.failed} patches could not be read and are left out"
+            console.print(f"[yellow]partly unreadable[/yellow] {said}", soft_wrap=True)
+    if report.ignored:
+        console.print(f"{len(report.ignored)} other files were ignored (listed in {REPORT})")
+    console.print(f"features: {out}\nreport:   {out / REPORT}", soft_wrap=True, highlight=False)
