@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from fedpath.core.config import FederationConfig
@@ -145,7 +146,7 @@ class FederatedRun:
 
     def _take_in(self, reply: Reply, round_: int, base: str, model: Arrays, mean: GroupMean) -> SiteRound:
         """Check one reply, add it to the mean if it counts, and return what is written down about it."""
-        traffic = {"sent_bytes": reply.sent_bytes, "received_bytes": reply.received_bytes}
+        part = partial(SiteRound, sent_bytes=reply.sent_bytes, received_bytes=reply.received_bytes)
         match reply.answer:
             case Update() as update:
                 try:
@@ -159,22 +160,21 @@ class FederatedRun:
                         max_norm=self._config.aggregation.max_update_norm,
                     )
                 except RefusedError as error:
-                    return SiteRound(outcome="refused", reason=error.message, **traffic)
+                    return part(outcome="refused", reason=error.message)
                 mean.add(reply.arrays, update.patients)
-                return SiteRound(
+                return part(
                     outcome="answered",
                     patients=update.patients,
                     training_loss=update.training_loss,
                     training_s=update.seconds,
                     validation=update.validation,
-                    **traffic,
                 )
             case Silence(reason=reason, late=late):
-                return SiteRound(outcome="late" if late else "lost", reason=reason, **traffic)
+                return part(outcome="late" if late else "lost", reason=reason)
             case Refusal(reason=reason):
-                return SiteRound(outcome="refused", reason=reason, **traffic)
+                return part(outcome="refused", reason=reason)
             case answer:
-                return SiteRound(outcome="refused", reason=f"it answered with {answer.kind}", **traffic)
+                return part(outcome="refused", reason=f"it answered with {answer.kind}")
 
     def _evaluate(self, round_: int, model: Arrays, sites: list[str], split: Any) -> dict[str, Metrics]:
         """Ask every site for the figures of a model on one split; silent sites are left out, and said so."""

@@ -51,6 +51,7 @@ from fedpath.client.agent.kit import Kit
 from fedpath.client.agent.preflight import explain_transport_error
 from fedpath.core.errors import ConnectionFailedError
 
+Q = TypeVar("Q")
 T = TypeVar("T")
 
 # Two missed beats and the coordinator takes the site for gone; a killed site can then join again within half a minute.
@@ -199,7 +200,7 @@ class FleetConnection:
                 # The next beat tries again; a coordinator that stays away is noticed by the main thread.
                 logging.getLogger(__name__).info("heartbeat not delivered: %s", error)
 
-    def _retried(self, call: Callable[[T], object]) -> Callable[[T], object]:
+    def _retried(self, call: Callable[[Q], T]) -> Callable[[Q], T]:
         return lambda request: self._retry(partial(call, request))
 
     def _retry(self, call: Callable[[], T]) -> T:

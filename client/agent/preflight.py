@@ -142,6 +142,6 @@ def explain_transport_error(address: str, error: httpx.TransportError) -> Connec
             )
         cause = cause.__cause__ or cause.__context__
     return UnreachableError(
-        f"the coordinator at {address} cannot be reached: {error or type(error).__name__}",
+        f"the coordinator at {address} cannot be reached: {str(error) or type(error).__name__}",
         remedy="is it running (`fedpath server start`), and may this machine connect to that port?",
     )
