@@ -49,13 +49,13 @@ def audit(config: Annotated[Path, typer.Option(help="This hospital's site.toml."
     from rich.console import Console
     from rich.table import Table
 
-    from fedpath.client.audit import AUDIT_FILE, verify
+    from fedpath.client.audit import AUDIT_FILE, INTERRUPTED, examine
     from fedpath.core.config import load_site
 
     path = load_site(config).state / AUDIT_FILE
-    records = verify(path)
+    history = examine(path)
     table = Table("no.", "when (UTC)", "to", "run", "round", "bytes", "what left")
-    for record in records:
+    for record in history.records:
         table.add_row(
             str(record.number),
             record.at[:19],
@@ -67,8 +67,10 @@ def audit(config: Annotated[Path, typer.Option(help="This hospital's site.toml."
         )
     console = Console()
     console.print(table)
-    total = sum(record.size for record in records)
-    console.print(f"{len(records)} messages, {total:,} bytes; the chain of {path} is whole")
+    sizes = [record.size for record in history.records if record.kind != INTERRUPTED]
+    console.print(f"{len(sizes)} messages, {sum(sizes):,} bytes; the chain of {path} is whole")
+    if history.unfinished:
+        console.print(f"its last line, {history.unfinished} bytes, was cut off by a crash; that message did not leave")
 
 
 def _say(event: "Event") -> None:
