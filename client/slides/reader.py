@@ -194,10 +194,10 @@ def slide_sha256(path: Path) -> str:
 
 def _open(path: Path) -> openslide.OpenSlide:
     """Open with OpenSlide, which knows formats by content."""
+    if not path.is_file():
+        raise DataError(f"{path}: no such slide", remedy="check the path")
     try:
         return openslide.OpenSlide(path)
-    except FileNotFoundError:
-        raise DataError(f"{path}: no such slide", remedy="check the path") from None
     except OpenSlideUnsupportedFormatError:
         raise DataError(
             f"{path}: not a slide OpenSlide can read",

@@ -17,12 +17,14 @@ from fedpath.client.slides.reader import Slide, UnreadableError
 OVERVIEW_MPP = 8.0
 _BLOCK = 128
 """Edge of the blocks an overview is read in: 16 MB of a slide without pyramid at 0.5 µm/px."""
-_LOWEST, _HIGHEST = 7, 20
-"""Bounds of the saturation threshold, of 255: JPEG noise of clean glass stays below 5, thin eosin reaches 20."""
+_LOWEST, _HIGHEST = 7, 12
+"""Bounds of the saturation threshold, of 255: JPEG noise of clean glass stays below 5, thin eosin is above 12."""
+_ENOUGH = 24
+"""All saturation above counts alike: how strong the strongest is says nothing about where glass ends."""
 _DARKER = 10
 """Fallback: tissue is at least this much darker than glass, of 255."""
 _LEAST_SHARE = 0.001
-METHOD = f"saturation otsu {_LOWEST}-{_HIGHEST} at {OVERVIEW_MPP:g} um/px, else darker by {_DARKER}"
+METHOD = f"saturation (to {_ENOUGH}) otsu {_LOWEST}-{_HIGHEST} at {OVERVIEW_MPP:g} um/px, else darker by {_DARKER}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +96,7 @@ def segment(overview_HW3: NDArray[np.uint8]) -> NDArray[np.bool_]:
     # Scanners see glass slightly tinted; relative to it, clean glass has no saturation.
     levelled_HW3 = np.rint(np.minimum(overview_HW3 * (255 / glass), 255)).astype(np.uint8)
     saturation_HW = cv2.medianBlur(cv2.cvtColor(levelled_HW3, cv2.COLOR_RGB2HSV)[..., 1], 5)
-    otsu, _ = cv2.threshold(saturation_HW, 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
+    otsu, _ = cv2.threshold(np.minimum(saturation_HW, _ENOUGH), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
     mask_HW = saturation_HW > np.clip(otsu, _LOWEST, _HIGHEST)
     if mask_HW.mean() < _LEAST_SHARE:
         grey_HW = cv2.medianBlur(cv2.cvtColor(levelled_HW3, cv2.COLOR_RGB2GRAY), 5)

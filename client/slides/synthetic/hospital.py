@@ -121,8 +121,9 @@ def _deal(random: np.random.Generator, site: str, slides: int, splits: Splits) -
         # Two slides first, so that the training split, dealt first, holds most of these patients.
         sizes = [2] * doubled + [1] * (wanted - 2 * doubled)
         order = random.permutation(len(sizes))
-        train = max(1, round(splits.train * len(sizes)))
+        # Small hospitals, too, have a patient of each label in each split.
         validation = max(1, round(splits.validation * len(sizes)))
+        train = min(max(1, round(splits.train * len(sizes))), len(sizes) - validation - 1)
         for place, chosen in enumerate(order):
             split = "train" if place < train else "validation" if place < train + validation else "test"
             patients += 1
