@@ -70,7 +70,7 @@ def read_public_key(path: Path) -> ec.EllipticCurvePublicKey:
 
 def make_authority(name: str, key: ec.EllipticCurvePrivateKey) -> x509.Certificate:
     """Return a self-signed authority that can sign server certificates and nothing below them."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, f"{name} certificate authority")])
+    subject = _subject(f"{name} certificate authority")
     return (
         _builder(subject, subject, key.public_key(), _AUTHORITY_DAYS)
         .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
@@ -84,7 +84,7 @@ def make_server_certificate(
     host: str, key: ec.EllipticCurvePublicKey, authority: x509.Certificate, authority_key: ec.EllipticCurvePrivateKey
 ) -> x509.Certificate:
     """Return a certificate for ``host`` (a name or an address), signed by the authority."""
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    subject = _subject(host)
     try:
         name: x509.GeneralName = x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
@@ -120,6 +120,11 @@ def serves(certificate: x509.Certificate, host: str, *, days: int) -> bool:
 def fingerprint(certificate: x509.Certificate) -> str:
     """Return the SHA-256 of a certificate as colon-separated pairs, for two people to compare on the telephone."""
     return ":".join(f"{byte:02X}" for byte in certificate.fingerprint(hashes.SHA256()))
+
+
+def _subject(name: str) -> x509.Name:
+    """Return ``name`` as a common name, which ends at 64 characters; hosts are checked by the alternative name."""
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name[:64])])
 
 
 def _builder(

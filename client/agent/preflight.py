@@ -105,9 +105,11 @@ def check_clock(address: str, date_header: str, local: float) -> None:
         ConnectionFailedError: they differ by more than the coordinator accepts.
     """
     try:
-        theirs = parsedate_to_datetime(date_header).timestamp() + 0.5
+        date = parsedate_to_datetime(date_header)
     except ValueError:
         return  # a proxy removed the header; the coordinator itself will judge the signatures
+    # "-0000" gives no zone, and would be taken for this machine's own; HTTP's dates are UTC.
+    theirs = (date if date.tzinfo is not None else date.replace(tzinfo=UTC)).timestamp() + 0.5
     ahead = local - theirs
     if -_BEHIND_S <= ahead <= _AHEAD_S:
         return

@@ -22,7 +22,10 @@ def _port_is_stated(address: str) -> str:
     return address
 
 
-BindAddress = Annotated[str, Field(pattern=r"^[A-Za-z0-9.\-]+:[0-9]{1,5}$"), AfterValidator(_port_exists)]
+_LABEL = r"[A-Za-z0-9\-]{1,63}"
+BindAddress = Annotated[
+    str, Field(pattern=rf"^{_LABEL}(\.{_LABEL})*:[0-9]{{1,5}}$", max_length=259), AfterValidator(_port_exists)
+]
 """host:port to listen on; port 0 lets the system choose."""
 Address = Annotated[BindAddress, AfterValidator(_port_is_stated)]
 """host:port to connect to."""

@@ -24,11 +24,14 @@ from fedpath.core.files import write_bytes
 from fedpath.server import certificates
 from fedpath.server.provision import load_server_credentials, provision
 
+# Longer than the 64 characters of a certificate's common name, as load balancers' names are.
+LONG = "internal-coordinator-of-the-lung-federation-1234567890.eu-central-1.elb.example.com"
 
-def federation(*sites: str, host: str = "localhost") -> FederationConfig:
+
+def federation(*sites: str, host: str = "localhost", name: str = "lung") -> FederationConfig:
     return FederationConfig.model_validate(
         {
-            "federation": {"name": "lung", "sites": list(sites)},
+            "federation": {"name": name, "sites": list(sites)},
             "server": {"address": f"{host}:8443"},
             "task": {"labels": ["no", "yes"]},
             "features": {"encoder": "e", "width": 4},
@@ -100,6 +103,7 @@ def test_a_kit_says_whose_it_is(tmp_path: Path) -> None:
         ),
         ("localhost", ["-verify_hostname", "localhost"], ["-verify_ip", "127.0.0.1"]),
         ("127.0.0.1", ["-verify_ip", "127.0.0.1"], ["-verify_ip", "127.0.0.2"]),
+        (LONG, ["-verify_hostname", LONG], ["-verify_hostname", LONG[1:]]),
     ],
 )
 def test_openssl_accepts_the_chain_for_that_host_only(
@@ -109,6 +113,13 @@ def test_openssl_accepts_the_chain_for_that_host_only(
     verify(tmp_path, *options)
     with pytest.raises(AssertionError, match="mismatch"):
         verify(tmp_path, *wrong)
+
+
+def test_the_longest_names_that_the_configuration_allows(tmp_path: Path) -> None:
+    site = "s" * 63
+    provision(federation("A", site, name="f" * 63), tmp_path)
+    verify(tmp_path)
+    assert load_toml(tmp_path / "kits" / site / "kit.toml", KitConfig).federation == "f" * 63
 
 
 def test_the_authority_of_another_federation_does_not_vouch(tmp_path: Path) -> None:
