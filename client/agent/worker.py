@@ -39,7 +39,7 @@ from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models.checkpoint import model_metadata, save_model
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.registry import build_model
-from fedpath.core.training.evaluation import evaluate
+from fedpath.core.training.evaluation import NotFiniteError, evaluate
 from fedpath.core.training.loop import TrainSettings, train
 
 FINAL_MODEL = "federated.safetensors"
@@ -57,7 +57,7 @@ class Worker:
     def __init__(self, config: SiteConfig, *, federation: str, events: EventLog) -> None:
         self._config, self._federation, self._events = config, federation, events
         self._examples: dict[Split, list[Example]] = {}
-        self._labels: tuple[str, ...] = ()
+        self._loaded_for: tuple[tuple[str, ...], int] = ((), 0)
         self._device = _device(config.compute.device)
         torch.set_num_threads(config.compute.threads)
 
@@ -170,7 +170,13 @@ class Worker:
         patients = len({example.patient_id for example in examples})
         if patients < self._config.policy.min_patients or not examples:
             return Metrics()
-        return Metrics(**dataclasses.asdict(evaluate(model, examples, self._device)))
+        try:
+            return Metrics(**dataclasses.asdict(evaluate(model, examples, self._device)))
+        except NotFiniteError:
+            raise RefusedError(
+                f"site {self._config.site.name}: the model that came gives no finite figures",
+                remedy="lower training.learning_rate or set aggregation.max_update_norm in federation.toml",
+            ) from None
 
     def _cohort(self, facts: RunFacts) -> Cohort:
         data = self._config.data
@@ -185,8 +191,9 @@ class Worker:
 
     def _load(self, split: Split, facts: RunFacts) -> list[Example]:
         """Load a split's bags once a run."""
-        if self._labels != tuple(facts.labels):
-            self._examples, self._labels = {}, tuple(facts.labels)
+        wanted = (tuple(facts.labels), facts.features.width)
+        if self._loaded_for != wanted:
+            self._examples, self._loaded_for = {}, wanted
         if split not in self._examples:
             self._examples[split] = load_examples(
                 self._cohort(facts), self._config.data.features, split, width=facts.features.width

@@ -1,5 +1,6 @@
 """Predictions and metrics of a model on bags; masks and dropout off, nothing random."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,8 +11,13 @@ from numpy.typing import NDArray
 
 from fedpath.core.bags.bag import Bag
 from fedpath.core.cohort.examples import Example
+from fedpath.core.errors import FedpathError
 from fedpath.core.models.protocol import BagModel, BagOutput
 from fedpath.core.training.metrics import auc, balanced_accuracy, macro_f1
+
+
+class NotFiniteError(FedpathError):
+    """A model's outputs left the finite numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,11 @@ def predict(model: BagModel, bags: Iterable[Bag], device: torch.device | str = "
 
 
 def evaluate(model: BagModel, examples: Sequence[Example], device: torch.device | str = "cpu") -> Metrics:
-    """Return the metrics of ``model`` on at least one example."""
+    """Return the metrics of ``model`` on at least one example.
+
+    Raises:
+        NotFiniteError: finite parameters can be so large that the outputs are not.
+    """
     if not examples:
         raise ValueError("no examples to evaluate on")
     losses, rows = [], []
@@ -45,6 +55,11 @@ def evaluate(model: BagModel, examples: Sequence[Example], device: torch.device 
             output = model(example.bag)
             losses.append(model.loss(output, example.target, None).item())
             rows.append(_probabilities(output))
+            if not (math.isfinite(losses[-1]) and np.isfinite(rows[-1]).all()):
+                raise NotFiniteError(
+                    f"the model's output for slide '{example.slide_id}' is not finite",
+                    remedy="lower training.learning_rate",
+                )
     probabilities_BC = np.stack(rows)
     targets = [example.target for example in examples]
     predicted = probabilities_BC.argmax(axis=1)
