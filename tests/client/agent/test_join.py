@@ -1,0 +1,157 @@
+"""What leaves when something goes wrong at a hospital, and what is written down about it."""
+
+import hashlib
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import cast
+
+import pytest
+from flwr.app import Array, ArrayRecord, Message, RecordDict
+from flwr.supercore.task_identity import TaskIdentity
+
+from fedpath.client.agent.app import BLOB
+from fedpath.client.agent.flower import FleetConnection
+from fedpath.client.agent.join import _Site, join
+from fedpath.client.agent.worker import Worker
+from fedpath.client.audit import AuditLog, verify
+from fedpath.core.config import FederationConfig, SiteConfig
+from fedpath.core.config.federation import FeaturesSection, ModelSection
+from fedpath.core.config.site import DataSection, PolicySection, SiteSection
+from fedpath.core.errors import ConfigError, DataError, RefusedError
+from fedpath.core.events import Event, EventLog
+from fedpath.core.exchange.messages import Describe, Order, Refusal, Refuse, RunFacts, decode_answer, encode
+from fedpath.server.provision import provision
+
+FACTS = RunFacts(
+    federation="lung",
+    run="r1",
+    seed=0,
+    labels=["no", "yes"],
+    features=FeaturesSection(encoder="e", width=4),
+    model=ModelSection(),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def identity() -> Iterator[None]:
+    """Flower's messages can only be made by somebody."""
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 2, 3
+    yield
+    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = None, None, None
+
+
+@dataclass
+class Wire:
+    """Stands for the connection: keeps what was handed to it, and what the audit log held at that moment."""
+
+    audit: Path
+    node_id: int = 2
+    sent: list[bytes] = field(default_factory=list)
+    noted: list[int] = field(default_factory=list)
+
+    def answer(self, reply: Message, seconds: float) -> None:
+        assert seconds >= 0
+        self.sent.append(reply.content.array_records[BLOB][BLOB].data)
+        self.noted.append(len(verify(self.audit)))
+
+
+@dataclass
+class Hospital:
+    site: _Site
+    wire: Wire
+    heard: list[Event]
+    folder: Path
+
+    def receive(self, content: bytes) -> None:
+        array = Array(dtype="uint8", shape=(len(content),), stype="safetensors", data=content)
+        message = Message(RecordDict({BLOB: ArrayRecord({BLOB: array})}), 1, "query")
+        self.site._answer(cast(FleetConnection, self.wire), message)
+
+    def order(self, order: Order) -> None:
+        self.receive(encode(order))
+
+    def refusal(self) -> str:
+        (content,) = self.wire.sent
+        answer, arrays = decode_answer(content)
+        assert isinstance(answer, Refusal)
+        assert arrays == {}
+        assert self.wire.noted == [1]  # written down before it left
+        (record,) = verify(self.wire.audit)
+        assert (record.sha256, record.size) == (hashlib.sha256(content).hexdigest(), len(content))
+        assert record.kind == "refusal"
+        return answer.reason
+
+
+@pytest.fixture
+def hospital(tmp_path: Path) -> Hospital:
+    """A hospital whose cohort names a slide without features."""
+    (tmp_path / "manifest.csv").write_text("patient_id,slide_id,label,split\nMueller,secret-slide,no,train\n")
+    heard: list[Event] = []
+    config = SiteConfig(
+        site=SiteSection(name="A"),
+        data=DataSection(manifest=tmp_path / "manifest.csv", features=tmp_path / "features"),
+        policy=PolicySection(models=["acmil"]),
+        state=tmp_path,
+    )
+    events = EventLog(listener=heard.append)
+    audit = tmp_path / "audit.jsonl"
+    site = _Site(Worker(config, federation="lung", events=events), AuditLog(audit), "host:8443", events)
+    return Hospital(site, Wire(audit), heard, tmp_path)
+
+
+def test_what_is_wrong_with_the_data_stays_here(hospital: Hospital) -> None:
+    with pytest.raises(DataError, match=r"secret-slide\.h5"):  # the hospital's own staff reads it all
+        hospital.order(Describe(facts=FACTS))
+    assert hospital.refusal() == "the site could not do it; its own log says why"
+    (content,) = hospital.wire.sent
+    for secret in (b"secret", b"Mueller", str(hospital.folder).encode()):
+        assert secret not in content
+    assert "secret" not in hospital.wire.audit.read_text()
+
+
+def test_what_is_wrong_with_the_order_is_said(hospital: Hospital) -> None:
+    facts = FACTS.model_copy(update={"model": ModelSection(name="other")})
+    with pytest.raises(RefusedError):
+        hospital.order(Describe(facts=facts))
+    assert hospital.refusal() == "site A refuses: model 'other' is not among those that may be trained here"
+    (record,) = verify(hospital.wire.audit)
+    assert record.holds == f"a refusal: {hospital.refusal()}"
+    assert (record.run, record.to) == ("r1", "host:8443")
+
+
+def test_what_is_no_order_is_refused_and_noted(hospital: Hospital) -> None:
+    with pytest.raises(RefusedError):
+        hospital.receive(b"import os")
+    assert "is not readable" in hospital.refusal()
+
+
+def test_a_refusal_fits_its_limit(hospital: Hospital) -> None:
+    facts = FACTS.model_copy(update={"model": ModelSection(name="x" * 5000)})
+    with pytest.raises(RefusedError):
+        hospital.order(Describe(facts=facts))
+    assert len(hospital.refusal()) == 2000
+
+
+def test_being_kept_out_ends_the_sites_part(hospital: Hospital) -> None:
+    hospital.order(Refuse(facts=FACTS, reason="other encoder"))
+    assert hospital.site.outcome.refused == "other encoder"
+    assert not hospital.site.outcome.finished
+    assert hospital.wire.noted == [1]
+    assert [event.kind for event in hospital.heard] == ["refused", "sent"]
+
+
+def test_a_kit_of_another_site_is_found_before_anything_is_connected(tmp_path: Path) -> None:
+    federation = FederationConfig.model_validate(
+        {
+            "federation": {"name": "lung", "sites": ["B"]},
+            "server": {"address": "localhost:1"},
+            "task": {"labels": ["no", "yes"]},
+            "features": {"encoder": "e", "width": 4},
+        }
+    )
+    (kit,) = provision(federation, tmp_path).new_kits
+    config = SiteConfig.model_validate({"site": {"name": "A"}, "data": {"manifest": "m", "features": "f"}})
+    with pytest.raises(ConfigError, match=r"the kit is for site 'B', site\.toml is for 'A'"):
+        join(config, kit, EventLog(), threading.Event())
