@@ -32,7 +32,7 @@ name = "acmil"
 input_norm = "layer"
 [training]
 rounds = 20
-local_epochs = 2
+local_epochs = 4
 learning_rate = 0.001
 """
 
