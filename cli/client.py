@@ -47,6 +47,7 @@ def join(
 def audit(config: Annotated[Path, typer.Option(help="This hospital's site.toml.")]) -> None:
     """Check the log of what left this hospital and show it."""
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     from fedpath.client.audit import AUDIT_FILE, INTERRUPTED, examine
@@ -63,12 +64,12 @@ def audit(config: Annotated[Path, typer.Option(help="This hospital's site.toml."
             record.run,
             str(record.round) if record.round else "–",
             f"{record.size:,}",
-            f"{record.kind}: {record.holds}",
+            escape(f"{record.kind}: {record.holds}"),  # a refusal repeats what the coordinator sent
         )
     console = Console()
     console.print(table)
     sizes = [record.size for record in history.records if record.kind != INTERRUPTED]
-    console.print(f"{len(sizes)} messages, {sum(sizes):,} bytes; the chain of {path} is whole")
+    console.print(f"{len(sizes)} messages, {sum(sizes):,} bytes; the chain of {path} is whole", markup=False)
     if history.unfinished:
         console.print(f"its last line, {history.unfinished} bytes, was cut off by a crash; that message did not leave")
 

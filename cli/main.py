@@ -2,7 +2,7 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -29,19 +29,24 @@ app.command("demo")(demo_command)
 _DEBUG = "FEDPATH_DEBUG"
 
 
-@app.callback()
-def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar=_DEBUG)] = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version and exit.")] = False,
-) -> None:
-    """Options of every command."""
-    if version:
+def _show_version(wanted: bool) -> None:
+    if wanted:
         from importlib.metadata import version as installed
 
         typer.echo(f"fedpath {installed('fedpath')}")
         raise typer.Exit
-    if debug:
-        os.environ[_DEBUG] = "1"
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.", envvar=_DEBUG)] = False,
+    # Eager: answered before a missing command is noticed.
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of every command."""
+    os.environ[_DEBUG] = "1" if debug else ""
 
 
 def main() -> None:
@@ -51,11 +56,20 @@ def main() -> None:
     except FedpathError as error:
         if os.environ.get(_DEBUG):
             raise
-        print(f"error: {error.message}\nremedy: {error.remedy}", file=sys.stderr)
-        sys.exit(error.exit_code)
+        _end(error.message, error.remedy, error.exit_code)
     except KeyboardInterrupt:
         print("stopped; what was finished is kept", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output went away (`fedpath ... | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except OSError as error:  # a folder that cannot be written to, a full disk
+        if os.environ.get(_DEBUG):
+            raise
+        where = f"{error.filename}: " if error.filename else ""
+        _end(f"{where}{error.strerror or error}", "check that path, its rights and the free space on its disk", 1)
+
+
+def _end(message: str, remedy: str, code: int) -> NoReturn:
+    print(f"error: {message}\nremedy: {remedy}", file=sys.stderr)
+    sys.exit(code)

@@ -20,7 +20,7 @@ def provision_command(
     from fedpath.server.provision import provision
 
     federation = load_federation(config)
-    folder = out or config.parent / "credentials"
+    folder = (out or config.parent / "credentials").resolve()
     made = provision(federation, folder)
     typer.echo(f"authority   {folder / 'ca'}   keep ca.key off the coordinator and backed up")
     typer.echo(f"            SHA-256 {made.authority_fingerprint}")
