@@ -30,9 +30,10 @@ width = 166
 name = "acmil"
 [model.options]
 input_norm = "layer"
+inner = 128
 [training]
 rounds = 20
-local_epochs = 4
+local_epochs = 5
 learning_rate = 0.001
 """
 

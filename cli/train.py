@@ -83,11 +83,13 @@ def _save(federation: FederationConfig, sites: list[str], result: AloneResult, t
     import dataclasses
 
     from fedpath.core.files import write_json
-    from fedpath.core.models import save_model
+    from fedpath.core.models.checkpoint import model_metadata, save_model
     from fedpath.core.training import bootstrap_auc, evaluate, predict
-    from fedpath.core.training.alone import initial_model, model_metadata
+    from fedpath.core.training.alone import initial_model
 
-    metadata = model_metadata(federation) | {"trained_on": ",".join(sites)}
+    metadata = model_metadata(
+        federation.federation.name, federation.model, federation.features, federation.task.labels
+    ) | {"trained_on": ",".join(sites)}
     epochs = federation.training.rounds * federation.training.local_epochs
     save_model(out / "best.safetensors", result.best_state, metadata | {"epoch": str(result.best_epoch)})
     save_model(out / "last.safetensors", result.last_state, metadata | {"epoch": str(epochs)})

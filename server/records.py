@@ -86,13 +86,11 @@ class RunFolder:
     def keep_model(self, name: str, arrays: Arrays, *, round_: int) -> Path:
         """Keep a global model as `<name>.safetensors`."""
         config = self.config
-        metadata = model_metadata(
-            config.model.name, config.model.options, width=config.features.width, labels=config.task.labels
-        )
+        metadata = model_metadata(config.federation.name, config.model, config.features, config.task.labels)
         # On disk a model has its own names; the group is a matter of the exchange.
         state = {key.partition("/")[2]: torch.from_numpy(array) for key, array in arrays.items()}
         path = self.path / f"{name}.safetensors"
-        save_model(path, state, metadata | {"federation": config.federation.name, "round": str(round_)})
+        save_model(path, state, metadata | {"round": str(round_)})
         return path
 
     def keep_summary(self, summary: dict[str, Any]) -> None:

@@ -97,6 +97,7 @@ def _heatmap(hospital: Hospital, model: BagModel, example: Example, probability:
         example.bag,
         attention_N,
         [[tuple(point) for point in polygon] for polygon in truth["tumour"]],
+        positive=labels[1],
         titled=False,
     )
     # The raw scores stay with the hospital, beside its other results.

@@ -141,10 +141,8 @@ class Worker:
         model = self._model(order.facts, arrays, order.base)
         path = self._config.state / order.facts.run / FINAL_MODEL
         facts = order.facts
-        metadata = model_metadata(
-            facts.model.name, facts.model.options, width=facts.features.width, labels=facts.labels
-        ) | {"federation": facts.federation, "run": facts.run, "round": str(order.best_round)}
-        save_model(path, model.state_dict(), metadata)
+        metadata = model_metadata(facts.federation, facts.model, facts.features, facts.labels)
+        save_model(path, model.state_dict(), metadata | {"run": facts.run, "round": str(order.best_round)})
         self._events.emit("finished", model=str(path), best_round=order.best_round)
         return Receipt()
 

@@ -4,12 +4,12 @@ import json
 import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fedpath.core.config.federation import FeaturesSection, ModelSection
 from fedpath.core.errors import ConfigError, DataError
 from fedpath.core.files import write_bytes
 from fedpath.core.models.protocol import BagModel
@@ -19,14 +19,18 @@ REQUIRED = ("name", "width", "n_classes", "options", "labels")
 """Metadata keys without which a model cannot be rebuilt; ``options`` and ``labels`` are JSON."""
 
 
-def model_metadata(name: str, options: Mapping[str, Any], *, width: int, labels: Sequence[str]) -> dict[str, str]:
-    """Return the metadata from which ``load_model`` rebuilds a model of the registry."""
+def model_metadata(
+    federation: str, model: ModelSection, features: FeaturesSection, labels: Sequence[str]
+) -> dict[str, str]:
+    """Return what the checkpoint of a federation's model must say, for ``save_model``."""
     return {
-        "name": name,
-        "width": str(width),
+        "name": model.name,
+        "width": str(features.width),
         "n_classes": str(len(labels)),
-        "options": json.dumps(dict(options), sort_keys=True),
+        "options": json.dumps(model.options, sort_keys=True),
         "labels": json.dumps(list(labels)),
+        "federation": federation,
+        "encoder": features.encoder,
     }
 
 

@@ -3,7 +3,6 @@
 It is what the federated model is compared with: same initialisation, loop, learning rates and number of epochs.
 """
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -100,19 +99,6 @@ def initial_model(config: FederationConfig) -> BagModel:
         options=config.model.options,
         seed=config.federation.seed,
     )
-
-
-def model_metadata(config: FederationConfig) -> dict[str, str]:
-    """Return what a checkpoint of this federation's model must say, for ``save_model``."""
-    return {
-        "name": config.model.name,
-        "width": str(config.features.width),
-        "n_classes": str(len(config.task.labels)),
-        "options": json.dumps(config.model.options, sort_keys=True),
-        "labels": json.dumps(config.task.labels),
-        "federation": config.federation.name,
-        "encoder": config.features.encoder,
-    }
 
 
 def settings_of(config: FederationConfig, *, epochs: int) -> TrainSettings:

@@ -9,8 +9,9 @@ from fedpath.core.bags import Bag
 from fedpath.core.cohort import Example
 from fedpath.core.config import FederationConfig
 from fedpath.core.models import BagModel
+from fedpath.core.models.checkpoint import model_metadata
 from fedpath.core.training import Metrics, Validated, evaluate, train, train_alone
-from fedpath.core.training.alone import initial_model, merit, model_metadata, settings_of
+from fedpath.core.training.alone import initial_model, merit, settings_of
 
 
 def make_config(rounds: int = 4, local_epochs: int = 2) -> FederationConfig:
@@ -80,7 +81,8 @@ def test_merit_is_auc_then_lower_loss() -> None:
 
 
 def test_a_checkpoint_can_say_all_it_must() -> None:
-    metadata = model_metadata(make_config())
+    config = make_config()
+    metadata = model_metadata(config.federation.name, config.model, config.features, config.task.labels)
     assert json.loads(metadata["labels"]) == ["normal", "tumour"]
     assert json.loads(metadata["options"]) == {"inner": 6, "attention": 6}
     assert (metadata["name"], metadata["width"], metadata["n_classes"]) == ("acmil", "6", "2")
