@@ -14,7 +14,8 @@ from fedpath.client.slides.synthetic.stain import colour, look_of
 
 def drawn(seed: int = 0, look: int = 0) -> np.ndarray:
     """A positive slide at the drawing's resolution, RGB."""
-    return colour(draw_slide(np.random.default_rng(seed), Difficulty(), positive=True), look_of(look))
+    hospital = look_of(look)
+    return colour(draw_slide(np.random.default_rng(seed), Difficulty(), hospital.mix, positive=True), hospital)
 
 
 def small_slide(path: Path, mpp: float | None = 0.5, seed: int = 0) -> np.ndarray:

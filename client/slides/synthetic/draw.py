@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from fedpath.client.slides.synthetic.knobs import DRAW_MPP, EDGE_UM, Cells, Difficulty
+from fedpath.client.slides.synthetic.knobs import DRAW_MPP, EDGE_UM, CaseMix, Cells, Difficulty
 from fedpath.client.slides.synthetic.nuclei import (
     SHIFT,
     Outline,
@@ -47,20 +47,24 @@ class _Canvas:
     tissue_SS: NDArray[np.uint8]
 
 
-def draw_slide(random: np.random.Generator, difficulty: Difficulty, *, positive: bool) -> Drawing:
+def draw_slide(random: np.random.Generator, difficulty: Difficulty, mix: CaseMix, *, positive: bool) -> Drawing:
     """Draw tissue on glass; nests only where ``positive``."""
     tissue_SS = _filled(_pieces(random))
     canvas = _stroma(random, tissue_SS)
     draw_cells(canvas.haematoxylin_SS, random, difficulty.stroma, inside(tissue_SS))
     room = _Room(tissue_SS)
-    for radius in _radii(random, difficulty.benign_glands, difficulty.gland_radius_um):
+    for radius in _radii(random, mix.glands, difficulty.gland_radius_um):
         outline = room.place(random, radius, roughness=0.12)
         if outline is not None:
             _draw_gland(canvas, random, difficulty.glands, outline)
-    for radius in _radii(random, difficulty.lymphoid, difficulty.lymphoid_radius_um):
+    for radius in _radii(random, mix.lymphoid, difficulty.lymphoid_radius_um):
         outline = room.place(random, radius, roughness=0.15)
         if outline is not None:
             _draw_mass(canvas, random, difficulty.lymphocytes, outline, cytoplasm=4, eosin=0.75)
+    for radius in _radii(random, mix.hyperplasia, difficulty.hyperplasia_radius_um):
+        outline = room.place(random, radius, roughness=0.2)
+        if outline is not None:
+            _draw_mass(canvas, random, difficulty.hyperplasia, outline, cytoplasm=10, eosin=0.9)
     nests = _nests(random, difficulty, room) if positive else []
     for outline in nests:
         _draw_mass(canvas, random, difficulty.tumour, outline, cytoplasm=14, eosin=0.9)

@@ -65,7 +65,7 @@ def make_hospital(
     cases = _deal(np.random.default_rng([seed, index]), site, slides, knobs.splits)
     for number, case in enumerate(cases):
         random = np.random.default_rng([seed, index, number])
-        drawing = draw_slide(random, knobs.difficulty, positive=case.label == LABELS[1])
+        drawing = draw_slide(random, knobs.difficulty, look.mix, positive=case.label == LABELS[1])
         own = jittered(look, random, knobs.difficulty.strength, knobs.difficulty.stain_jitter)
         write_slide(folder / "slides" / f"{case.slide_id}.tif", colour(drawing, own), look.mpp)
         scale = DRAW_MPP / look.mpp

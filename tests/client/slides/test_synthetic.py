@@ -17,7 +17,6 @@ from fedpath.core.bags import read_bag
 from fedpath.core.cohort.manifest import load_cohort
 from fedpath.core.errors import DataError
 
-
 SPLITS: dict[str, Any] = {"validation_share": 0.2, "test_share": 0.2, "split_seed": 0, "name": "C"}
 
 
