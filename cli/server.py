@@ -46,6 +46,8 @@ def _say(event: "Event") -> None:
         case "waiting":
             missing, online = ", ".join(values["missing"]), len(values["online"])
             typer.echo(f"waiting: {online} of {values['needed']} sites are here; missing: {missing}")
+        case "starting_without":
+            typer.echo(f"starting without {', '.join(values['missing'])}")
         case "site_accepted":
             typer.echo(f"site {values['site']}: accepted, {values['patients']['train']} training patients")
         case "site_refused":

@@ -25,7 +25,7 @@ class Gathered:
 def gather(
     config: FederationConfig, facts: RunFacts, talk: Conversation, events: EventLog, stop: threading.Event
 ) -> Gathered:
-    """Wait for `min_sites`, ask every site that is there, and apply the feature contract.
+    """Wait for the sites, ask every one that is there, and apply the feature contract.
 
     Raises:
         FederationError: too few sites came, or fit, within `server.join_timeout_s`.
@@ -46,7 +46,7 @@ def gather(
     for site, description in stated.items():
         if wrong := differences(config.features, description.contract):
             refused[site] = "; ".join(wrong)
-        elif description.patients.get("train", 0) == 0:
+        elif not description.patients.get("train"):
             refused[site] = "it has no training patients"
     refused |= disagreements({site: stated[site].contract for site in stated if site not in refused})
     accepted = {site: stated[site] for site in sorted(stated) if site not in refused}
@@ -66,15 +66,24 @@ def gather(
 
 
 def _wait_for_sites(config: FederationConfig, talk: Conversation, events: EventLog, stop: threading.Event) -> None:
-    known = set(config.federation.sites)
+    """Return when every site is there, or `min_sites` have been for `grace_s`."""
+    server, known = config.server, set(config.federation.sites)
     started = time.monotonic()
+    enough_since: float | None = None
     reported: tuple[float, set[str]] = (-_REPORT_EVERY_S, set())
-    while len(online := talk.online()) < config.min_sites:
+    while (online := talk.online()) != known:
         waited = time.monotonic() - started
         missing = sorted(known - online)
-        if waited > config.server.join_timeout_s:
+        if len(online) < config.min_sites:
+            enough_since = None
+        elif enough_since is None:
+            enough_since = waited
+        if enough_since is not None and waited - enough_since >= server.grace_s:
+            events.emit("starting_without", missing=missing)
+            return
+        if enough_since is None and waited > server.join_timeout_s:
             raise FederationError(
-                f"{len(online)} of {config.min_sites} sites joined within {config.server.join_timeout_s:.0f} s; "
+                f"{len(online)} of {config.min_sites} sites joined within {server.join_timeout_s:.0f} s; "
                 f"missing: {', '.join(missing)}",
                 remedy="start `fedpath client join` there, or raise server.join_timeout_s or lower server.min_sites",
             )

@@ -16,7 +16,7 @@ from fedpath.core.bags.store import read_bag, read_meta
 from fedpath.core.cohort.examples import Example, load_examples
 from fedpath.core.cohort.manifest import SPLITS, Cohort, Split, load_cohort
 from fedpath.core.config import SiteConfig
-from fedpath.core.errors import DataError, RefusedError
+from fedpath.core.errors import ConfigError, DataError, RefusedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.contract import FeatureContract
 from fedpath.core.exchange.groups import group_of, load_arrays, to_arrays
@@ -85,22 +85,28 @@ class Worker:
     def _describe(self, facts: RunFacts) -> Description:
         cohort = self._cohort(facts)
         contract = _contract_of([self._config.data.features / f"{slide.slide_id}.h5" for slide in cohort.slides])
+        patients = {split: len(cohort.patients(split)) for split in SPLITS}
+        self._check_enough(patients["train"])
         self._events.emit("described", slides=len(cohort.slides), encoder=contract.encoder)
+        reported = {split: count >= self._config.policy.min_patients for split, count in patients.items()}
         return Description(
             contract=contract,
-            patients={split: len(cohort.patients(split)) for split in SPLITS},
-            slides={split: len(cohort.of(split)) for split in SPLITS},
+            patients={split: patients[split] if reported[split] else None for split in SPLITS},
+            slides={split: len(cohort.of(split)) if reported[split] else None for split in SPLITS},
             version=version("fedpath"),
         )
 
-    def _train(self, order: Train, arrays: Arrays) -> tuple[Update, Arrays]:
-        examples = self._load("train", order.facts)
-        patients = len({example.patient_id for example in examples})
+    def _check_enough(self, patients: int) -> None:
+        """Refuse to train on fewer patients than the policy asks for: every update states how many there were."""
         if patients < self._config.policy.min_patients:
             raise RefusedError(
                 f"site {self._config.site.name} refuses: fewer training patients than its policy asks for",
                 remedy="lower policy.min_patients in site.toml, or wait for more patients",
             )
+
+    def _train(self, order: Train, arrays: Arrays) -> tuple[Update, Arrays]:
+        examples = self._load("train", order.facts)
+        self._check_enough(len({example.patient_id for example in examples}))
         model = self._model(order.facts, arrays, order.base)
         validation = self._metrics(model, self._load("validation", order.facts))
         self._events.emit("validated", round=order.round - 1, **validation.model_dump())
@@ -239,7 +245,7 @@ def _device(wanted: str) -> str:
     if wanted == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if wanted == "cuda" and not torch.cuda.is_available():
-        raise DataError(
+        raise ConfigError(
             "site.toml asks for device 'cuda', but torch finds no GPU",
             remedy='install a CUDA build of torch and the driver, or set compute.device = "cpu"',
         )

@@ -38,6 +38,8 @@ class ServerSection(Section):
     min_sites: Annotated[int, Field(ge=1)] | None = None
     """Start, and close a round, with this many sites; all of them by default."""
     join_timeout_s: Annotated[float, Field(gt=0)] = 600.0
+    grace_s: Annotated[float, Field(ge=0)] = 10.0
+    """Once `min_sites` are there, wait this much longer for the others: a run starts with those it has."""
     round_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
 
 

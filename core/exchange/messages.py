@@ -116,8 +116,9 @@ class Description(Section):
 
     kind: Literal["description"] = "description"
     contract: FeatureContract
-    patients: dict[Literal["train", "validation", "test"], Count]
-    slides: dict[Literal["train", "validation", "test"], Count]
+    patients: dict[Literal["train", "validation", "test"], Count | None]
+    """By split; None where they are fewer than the site's policy lets it report."""
+    slides: dict[Literal["train", "validation", "test"], Count | None]
     version: Annotated[str, Field(max_length=100)]
 
 

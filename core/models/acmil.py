@@ -30,11 +30,11 @@ _PAIRED_INNER = {384: 128, 512: 256, 768: 384, 1024: 512, 1536: 768}
 class AcmilOptions(Section):
     """Options of ``acmil``; the defaults are the paper's."""
 
-    inner: Annotated[int, Field(ge=1)] | None = Field(
+    inner: Annotated[int, Field(ge=1, le=8192)] | None = Field(
         default=None, description="inner width L; by default the authors' pair for the feature width, else half of it"
     )
-    attention: Annotated[int, Field(ge=1)] = Field(default=128, description="width inside the gated attention")
-    n_branches: Annotated[int, Field(ge=1)] = Field(default=5, description="attention branches K")
+    attention: Annotated[int, Field(ge=1, le=8192)] = Field(default=128, description="width inside the gated attention")
+    n_branches: Annotated[int, Field(ge=1, le=256)] = Field(default=5, description="attention branches K")
     top_k: Annotated[int, Field(ge=1)] = Field(
         default=10, description="STKIM draws from this many highest scores of each branch"
     )

@@ -60,7 +60,7 @@ def test_faults_of_a_joining_site(federation: Federation, tmp_path: Path) -> Non
 
 
 def test_who_is_missing_is_said_and_waiting_ends(federation: Federation) -> None:
-    federation.configure(server="join_timeout_s = 12", min_sites=2)
+    federation.configure(server="join_timeout_s = 12\ngrace_s = 1", min_sites=2)
     federation.start_server()
     federation.start_sites("B")
     assert federation.wait("server") == 6

@@ -272,6 +272,15 @@ def test_figures_over_few_patients_are_held_back(cohort: Path, tmp_path: Path, m
     assert answer.validation.patients == 2
 
 
+def test_counts_of_few_patients_are_held_back(cohort: Path, tmp_path: Path) -> None:
+    description, _ = make_worker(cohort, tmp_path, min_patients=3).carry_out(Describe(facts=FACTS), {})
+    assert isinstance(description, Description)
+    assert description.patients == {"train": 6, "validation": None, "test": None}
+    assert (description.slides["validation"], description.slides["test"]) == (None, None)
+    with pytest.raises(RefusedError, match="fewer training patients than its policy asks for"):
+        make_worker(cohort, tmp_path, min_patients=7).carry_out(Describe(facts=FACTS), {})
+
+
 def test_too_few_patients_do_not_train(cohort: Path, tmp_path: Path, model: Arrays) -> None:
     heard: list[Event] = []
     with pytest.raises(RefusedError, match="fewer training patients than its policy asks for") as caught:

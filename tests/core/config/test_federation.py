@@ -19,6 +19,7 @@ listen = "0.0.0.0:9443"
 credentials = "keys/server"
 min_sites = 2
 join_timeout_s = 30
+grace_s = 5
 round_timeout_s = 60.5
 
 [task]
@@ -87,6 +88,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             "credentials": tmp_path / "keys/server",
             "min_sites": 2,
             "join_timeout_s": 30.0,
+            "grace_s": 5.0,
             "round_timeout_s": 60.5,
         },
         "task": {"labels": ["normal", "tumour"]},
