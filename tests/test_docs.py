@@ -9,8 +9,10 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import click
+import numpy as np
 import pytest
 import typer
+from federation import WIDTH, write_bag
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -19,6 +21,7 @@ from fedpath.core.config import FederationConfig, SiteConfig
 from fedpath.core.config.kit import KitConfig
 from fedpath.core.config.loading import Section, load_toml
 from fedpath.core.exchange.messages import Answer, Metrics, Order
+from fedpath.core.models import build_model, save_model
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -201,6 +204,21 @@ def test_commands_in_the_text_exist(page: Path) -> None:
         context, rest = _follow(words)
         for word in rest:
             assert not word.startswith("-") or word.partition("=")[0] in _options(context), f"{page.name}: {span}"
+
+
+# --- Python -----------------------------------------------------------------------------------------------------------
+
+
+def test_python_of_the_readme_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_bag(Path("slide.h5"), "slide", np.ones((5, WIDTH)), "noise")
+    model = build_model("acmil", width=WIDTH, n_classes=2, seed=0)
+    metadata = {"name": "acmil", "width": str(WIDTH), "n_classes": "2", "options": "{}", "labels": '["no", "yes"]'}
+    save_model(Path("best.safetensors"), model.state_dict(), metadata)
+    names: dict[str, Any] = {}
+    (block,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    exec(block, names)
+    assert names["output"].attention_N.shape == (5,)
 
 
 # --- errors -----------------------------------------------------------------------------------------------------------
