@@ -21,7 +21,7 @@ def demo_command(
     rounds: Annotated[int, typer.Option(help="Rounds of training.")] = 15,
     sites: Annotated[int, typer.Option(help="How many hospitals.")] = 3,
     seed: Annotated[int, typer.Option(help="The same seed gives the same slides and weights.")] = 0,
-    slides: Annotated[int, typer.Option(help="Slides a hospital.")] = 28,
+    slides: Annotated[int, typer.Option(help="Slides a hospital.")] = 36,
     dir: Annotated[Path, typer.Option(help="Where everything goes; must be empty or new.")] = Path("fedpath-demo"),  # noqa: A002
 ) -> None:
     """Draw slides for three hospitals, train one model across them, and write a report.

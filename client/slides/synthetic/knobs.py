@@ -97,8 +97,8 @@ LOOKS = (
 class Splits:
     """Shares of a hospital's patients."""
 
-    train: float = 0.5
-    validation: float = 0.15
+    train: float = 0.4
+    validation: float = 0.2
     two_slides: float = 0.2
     """Share of the patients with a second slide."""
 
