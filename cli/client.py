@@ -37,10 +37,8 @@ def join(
     outcome = take_part(settings, kit, EventLog(settings.state / EVENTS_FILE, _say), stop, wait_s=wait)
     if outcome.refused is not None:
         raise RefusedError(
-            f"the coordinator keeps site {site} out: {outcome.refused}", remedy="mend that here, then join again"
+            f"the coordinator sent site {site} away: {outcome.refused}", remedy="mend what it says, then join again"
         )
-    if not outcome.finished:
-        raise KeyboardInterrupt
 
 
 @app.command()
@@ -80,6 +78,10 @@ def _say(event: "Event") -> None:
     match event.kind:
         case "waiting":
             typer.echo(f"{values['reason']}; waiting up to {values['wait_s']:.0f} s")
+        case "coordinator_away":
+            typer.echo(f"{values['reason']}; trying again")
+        case "coordinator_back":
+            typer.echo("the coordinator is back")
         case "joined":
             typer.echo(f"joined federation {values['federation']} at {values['address']}")
         case "described":

@@ -48,6 +48,15 @@ class RefusedError(FedpathError):
     exit_code = 5
 
 
+class StoppedError(FedpathError):
+    """Somebody asked this process to stop (Ctrl-C, SIGTERM); what was finished is kept."""
+
+    exit_code = 130
+
+    def __init__(self, kept: str = "what was finished is kept") -> None:
+        super().__init__("stopped on request", remedy=f"{kept}; give the same command to start again")
+
+
 class FederationError(FedpathError):
     """The federation cannot go on: too few sites joined or answered."""
 

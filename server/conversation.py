@@ -9,12 +9,12 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from fedpath.core.errors import RefusedError
+from fedpath.core.errors import RefusedError, StoppedError
 from fedpath.core.exchange.messages import Answer, Order, decode_answer, encode
 from fedpath.core.exchange.wire import Arrays
 from fedpath.server.flower import FlowerServer, Lost, Ticket
 
-_POLL_S = 0.02
+_POLL_S = 0.25  # for what makes no noise: a site that left, a deadline, Ctrl-C
 _MESSAGE_TYPES = {"train": "train", "evaluate": "evaluate"}
 """Flower's type of an order, by its kind; all others are queries."""
 
@@ -57,7 +57,7 @@ class Conversation:
             orders: by site.
             arrays: the model that goes along; empty for none.
             timeout_s: sites that have not answered by then are late: `Silence`.
-            stop: set it to give up; raises KeyboardInterrupt.
+            stop: set it to give up; raises StoppedError.
         """
         deadline = time.monotonic() + timeout_s
         tickets: dict[str, tuple[Ticket, int]] = {}
@@ -84,8 +84,9 @@ class Conversation:
             received = self._server.receive(ticket)
             if received is not None or time.monotonic() > deadline:
                 return received
-            if stop.wait(_POLL_S):
-                raise KeyboardInterrupt
+            if stop.is_set():
+                raise StoppedError
+            self._server.wait_for_news(_POLL_S)
 
 
 def _reply(site: str, content: bytes, sent: int) -> Reply:

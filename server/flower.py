@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from base64 import b64decode
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -29,6 +29,7 @@ from flwr.common.constant import (
     NOOP_FLWR_AID,
     SUPERLINK_NODE_ID,
     TRANSPORT_TYPE_GRPC_RERE,
+    ErrorCode,
     SubStatus,
 )
 from flwr.server.superlink.linkstate import LinkState
@@ -48,16 +49,17 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 from google.protobuf.message import DecodeError
+from starlette.concurrency import run_in_threadpool
 
 from fedpath.core.errors import FederationError
 from fedpath.server.listener import App, Listener, Receive, Scope, Send
 
 _TASK_HEARTBEAT_S = 20.0
 _BLOB = "fedpath"
+_ACTIVATE = "/v1/fleet/activate-node"
+_UPLOADS = frozenset({"/v1/fleet/push-messages", "/v1/fleet/push-object"})
 _PRECONDITION_FAILED = 412
 REASON_HEADER = b"x-fedpath-reason"
-
-logging.getLogger("flwr").setLevel(logging.ERROR)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +85,10 @@ class _Arriving:
     object_ids: list[str]
     contents: dict[str, bytes]
 
+    def missing(self) -> list[str]:
+        """Return the pieces that are not here yet."""
+        return [object_id for object_id in self.object_ids if object_id not in self.contents]
+
 
 class FlowerServer:
     """Serves the Fleet API and exchanges bytes with registered sites.
@@ -97,6 +103,7 @@ class FlowerServer:
         self, *, database: Path, public_keys: Mapping[str, ec.EllipticCurvePublicKey], listener: Listener
     ) -> None:
         database.parent.mkdir(parents=True, exist_ok=True)
+        _log_to(database.with_suffix(".log"))
         self._app = create_app(_lifespan_config(database), SuperLinkLifespan)
         self._state: LinkState = self._app.state.linkstate_factory.state()
         self._listener = listener
@@ -104,14 +111,18 @@ class FlowerServer:
         for site, key in public_keys.items():
             self._sites[self._register(site, key)] = site
         self._nodes = {site: node for node, site in self._sites.items()}
-        self._arriving: dict[str, _Arriving] = {}
+        # By id of the message sent: those without an answer, and the answers whose envelope has come.
+        self._outstanding: set[str] = set()
+        self._answers: dict[str, _Arriving | Lost] = {}
+        self._lock = threading.Lock()
+        self._news = threading.Event()
         self._run_id: int | None = None
         self._task_id = 0
         self._stop = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="task-heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
-        self._listener.start(_ExplainedActivation(self._app, self._state))
+        self._listener.start(_Watched(self._app, self._state, self._collect))
         self._open_run()
         self._heart.start()
         return self
@@ -150,6 +161,8 @@ class FlowerServer:
         run_id = TaskIdentity.run_id
         with no_object_id_recompute():
             message.metadata.__dict__["_message_id"] = message.object_id
+            with self._lock:
+                self._outstanding.add(message.object_id)
             objects = get_all_nested_objects(message)
             session = self._state.start_session(run_id)
             stored, missing = self._state.store_message_and_object_tree(
@@ -166,44 +179,65 @@ class FlowerServer:
 
     def receive(self, ticket: Ticket) -> bytes | Lost | None:
         """Return the answer to a ticket, `Lost` when none will come, or None when it is not whole yet."""
-        arriving = self._arriving.get(ticket.message_id) or self._claim(ticket)
-        if arriving is None or isinstance(arriving, Lost):
-            return arriving
-        for object_id in arriving.object_ids:
-            if object_id in arriving.contents:
-                continue
-            content = self._state.get_object(TaskIdentity.run_id, object_id)
-            if content == b"":
-                return None
-            if content is None:  # the state gives an upload up 180 s after its last piece
-                del self._arriving[ticket.message_id]
-                return Lost("its answer did not arrive whole")
-            arriving.contents[object_id] = content
-        del self._arriving[ticket.message_id]
-        self._state.object_store.delete(arriving.message_id)
-        return _blob(arriving.message_id, arriving.contents)
-
-    def _claim(self, ticket: Ticket) -> _Arriving | Lost | None:
-        """Take the reply's envelope out of the state, once it is there; its content follows piece by piece."""
-        replies = self._state.get_message_res(message_ids={ticket.message_id}, run_id=TaskIdentity.run_id)
-        if not replies:
+        self._news.clear()
+        if ticket.message_id not in self._answers:
+            self._collect()
+        answer = self._answers.get(ticket.message_id)
+        if answer is None:
             return None
+        if isinstance(answer, _Arriving):
+            for object_id in answer.missing():
+                content = self._state.get_object(TaskIdentity.run_id, object_id)
+                if content == b"":
+                    return None
+                if content is None:  # the state gives an upload up 180 s after its last piece
+                    answer = Lost("its answer did not arrive whole")
+                    break
+                answer.contents[object_id] = content
+        del self._answers[ticket.message_id]
+        if isinstance(answer, Lost):
+            return answer
+        self._state.object_store.delete(answer.message_id)
+        return _blob(answer.message_id, answer.contents)
+
+    def wait_for_news(self, timeout_s: float) -> None:
+        """Wait until something has arrived since the last `receive`, or the time is up."""
+        self._news.wait(timeout_s)
+
+    def drop(self, ticket: Ticket) -> None:
+        """Forget a message: whether or not it was fetched, an answer to it is no longer wanted."""
+        with self._lock:
+            self._outstanding.discard(ticket.message_id)
+            self._answers.pop(ticket.message_id, None)
         self._state.delete_messages(message_ins_ids={ticket.message_id})
-        if replies[0].has_error():
-            return Lost(replies[0].error.reason or "the site is not reachable")
-        message_id = replies[0].metadata.message_id
+
+    def _collect(self) -> None:
+        """Take the envelopes of answers out of the state; their content stays there until it is received.
+
+        Called as soon as a site has sent one: Flower's state gives no answer out any more once its site has left.
+        """
+        with self._lock:
+            if not self._outstanding:
+                return
+            replies = self._state.get_message_res(message_ids=set(self._outstanding), run_id=TaskIdentity.run_id)
+            for reply in replies:
+                asked = reply.metadata.reply_to_message_id
+                if asked in self._outstanding:
+                    self._outstanding.remove(asked)
+                    self._answers[asked] = self._envelope(reply)
+            self._state.delete_messages(message_ins_ids={reply.metadata.reply_to_message_id for reply in replies})
+        self._news.set()
+
+    def _envelope(self, reply: Message) -> _Arriving | Lost:
+        if reply.has_error():
+            gone = reply.error.code == ErrorCode.NODE_UNAVAILABLE
+            return Lost("it is not connected" if gone else f"Flower: {reply.error.reason}")
+        message_id = reply.metadata.message_id
         try:
             tree = self._state.object_store.get_object_tree(message_id)
         except NoObjectInStoreError:
             return Lost("its answer did not arrive whole")
-        arriving = _Arriving(message_id, [node.object_id for node in iterate_object_tree(tree)], {})
-        self._arriving[ticket.message_id] = arriving
-        return arriving
-
-    def drop(self, ticket: Ticket) -> None:
-        """Forget a message: whether or not it was fetched, an answer to it is no longer wanted."""
-        self._arriving.pop(ticket.message_id, None)
-        self._state.delete_messages(message_ins_ids={ticket.message_id})
+        return _Arriving(message_id, [node.object_id for node in iterate_object_tree(tree)], {})
 
     def _register(self, site: str, key: ec.EllipticCurvePublicKey) -> int:
         """Return the node id of a site's key, registering it where the state does not know it yet."""
@@ -232,29 +266,45 @@ class FlowerServer:
             self._state.acknowledge_task_heartbeat(self._task_id)
 
 
-class _ExplainedActivation:
-    """ASGI filter: says why a site could not be activated.
+def _log_to(path: Path) -> None:
+    """Send what Flower has to say to a file: its refusals of single calls are no news for the operator's screen."""
+    logger = logging.getLogger("flwr")
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+    handler = logging.FileHandler(path, delay=True)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
 
-    Flower answers 412 both to a key it does not know and to a site that is connected already. The request's signature
-    has been verified by then (401 otherwise), so only the key's owner learns which it was.
+
+class _Watched:
+    """ASGI filter between the listener and Flower's app.
+
+    It says why a site could not be activated: Flower answers 412 both to a key it does not know and to a site that is
+    connected already. The request's signature has been verified by then (401 otherwise), so only the key's owner learns
+    which it was. And it calls ``arrived`` after every upload, before the site is told that the upload is done.
     """
 
-    def __init__(self, app: App, state: LinkState) -> None:
-        self._app, self._state = app, state
+    def __init__(self, app: App, state: LinkState, arrived: Callable[[], None]) -> None:
+        self._app, self._state, self._arrived = app, state, arrived
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one request on; add the reason to a refused activation."""
-        if scope["type"] != "http" or scope["path"] != "/v1/fleet/activate-node":
-            return await self._app(scope, receive, send)
+        """Pass one request on."""
+        path = scope["path"] if scope["type"] == "http" else ""
 
-        async def explain(message: MutableMapping[str, Any]) -> None:
-            if message["type"] == "http.response.start" and message["status"] == _PRECONDITION_FAILED:
-                key = b64decode(dict(scope["headers"])[FLEET_HTTP_PUBLIC_KEY_HEADER.encode()])
-                known = self._state.get_node_id_by_public_key(key) is not None
-                message["headers"].append((REASON_HEADER, b"connected" if known else b"unregistered"))
+        async def watched(message: MutableMapping[str, Any]) -> None:
+            if message["type"] == "http.response.start":
+                if path == _ACTIVATE and message["status"] == _PRECONDITION_FAILED:
+                    message["headers"].append((REASON_HEADER, self._reason(scope)))
+                elif path in _UPLOADS:
+                    await run_in_threadpool(self._arrived)
             await send(message)
 
-        return await self._app(scope, receive, explain)
+        await self._app(scope, receive, watched)
+
+    def _reason(self, scope: Scope) -> bytes:
+        key = b64decode(dict(scope["headers"])[FLEET_HTTP_PUBLIC_KEY_HEADER.encode()])
+        return b"unregistered" if self._state.get_node_id_by_public_key(key) is None else b"connected"
 
 
 def _blob(message_id: str, contents: dict[str, bytes]) -> bytes | Lost:

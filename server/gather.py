@@ -2,19 +2,21 @@
 
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from fedpath.core.config import FederationConfig
-from fedpath.core.errors import FederationError
+from fedpath.core.errors import FederationError, StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.contract import differences, disagreements
 from fedpath.core.exchange.messages import Describe, Description, Refuse, RunFacts
 from fedpath.server.conversation import Conversation, Silence
 
 _REPORT_EVERY_S = 15.0
+_FAREWELL_S = 5.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Gathered:
     """Who takes part, and who does not and why."""
 
@@ -31,10 +33,35 @@ def gather(
         FederationError: too few sites came, or fit, within `server.join_timeout_s`.
     """
     _wait_for_sites(config, talk, events, stop)
-    present = sorted(talk.online())
+    gathered = Gathered({}, {})
+    admit(gathered, config, facts, talk, events, stop)
+    if len(gathered.accepted) < config.min_sites:
+        reasons = "; ".join(f"{site}: {reason}" for site, reason in gathered.refused.items()) or "none was refused"
+        raise FederationError(
+            f"{len(gathered.accepted)} of {config.min_sites} sites can take part ({reasons})",
+            remedy="mend what is said there at those sites, or lower server.min_sites",
+        )
+    return gathered
+
+
+def admit(
+    gathered: Gathered,
+    config: FederationConfig,
+    facts: RunFacts,
+    talk: Conversation,
+    events: EventLog,
+    stop: threading.Event,
+) -> bool:
+    """Ask the sites that are there and not accepted yet; accept those that fit. Returns whether anything changed.
+
+    A site that was refused has left; when it is there again, something was mended, so it is asked again.
+    """
+    newcomers = sorted(talk.online() - gathered.accepted.keys())
+    if not newcomers:
+        return False
     stated: dict[str, Description] = {}
     refused: dict[str, str] = {}
-    for reply in talk.ask({site: Describe(facts=facts) for site in present}, {}, config.server.join_timeout_s, stop):
+    for reply in talk.ask({site: Describe(facts=facts) for site in newcomers}, {}, config.server.join_timeout_s, stop):
         answer = reply.answer
         match answer:
             case Description():
@@ -48,21 +75,27 @@ def gather(
             refused[site] = "; ".join(wrong)
         elif not description.patients.get("train"):
             refused[site] = "it has no training patients"
-    refused |= disagreements({site: stated[site].contract for site in stated if site not in refused})
-    accepted = {site: stated[site] for site in sorted(stated) if site not in refused}
+    fitting = {site: description for site, description in stated.items() if site not in refused}
+    contracts = {site: description.contract for site, description in (gathered.accepted | fitting).items()}
+    # Whoever trains already is not put out by a newcomer.
+    refused |= {site: why for site, why in disagreements(contracts).items() if site not in gathered.accepted}
     for site, reason in refused.items():
         events.emit("site_refused", site=site, reason=reason)
         if site in stated:
-            _tell(talk, site, facts, reason, stop)
-    for site, description in accepted.items():
-        events.emit("site_accepted", site=site, patients=description.patients, slides=description.slides)
-    if len(accepted) < config.min_sites:
-        reasons = "; ".join(f"{site}: {reason}" for site, reason in refused.items()) or "none was refused"
-        raise FederationError(
-            f"{len(accepted)} of {config.min_sites} sites can take part ({reasons})",
-            remedy="mend what is said there at those sites, or lower server.min_sites",
-        )
-    return Gathered(accepted, refused)
+            dismiss([site], reason, facts, talk)
+    for site in sorted(fitting.keys() - refused.keys()):
+        gathered.accepted[site] = fitting[site]
+        gathered.refused.pop(site, None)
+        events.emit("site_accepted", site=site, patients=fitting[site].patients, slides=fitting[site].slides)
+    gathered.refused |= refused
+    return True
+
+
+def dismiss(sites: Iterable[str], reason: str, facts: RunFacts, talk: Conversation) -> None:
+    """Tell sites that they take no part any more, and why; whether they hear it changes nothing here."""
+    order = Refuse(facts=facts, reason=reason)
+    for _ in talk.ask(dict.fromkeys(sites, order), {}, _FAREWELL_S, threading.Event()):
+        pass
 
 
 def _wait_for_sites(config: FederationConfig, talk: Conversation, events: EventLog, stop: threading.Event) -> None:
@@ -91,10 +124,4 @@ def _wait_for_sites(config: FederationConfig, talk: Conversation, events: EventL
             events.emit("waiting", online=sorted(online), missing=missing, needed=config.min_sites)
             reported = (waited, online)
         if stop.wait(0.1):
-            raise KeyboardInterrupt
-
-
-def _tell(talk: Conversation, site: str, facts: RunFacts, reason: str, stop: threading.Event) -> None:
-    """Tell a site why it is kept out; whether it heard it changes nothing here."""
-    for _ in talk.ask({site: Refuse(facts=facts, reason=reason)}, {}, 10.0, stop):
-        pass
+            raise StoppedError

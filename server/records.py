@@ -1,7 +1,7 @@
 """What a run leaves in the coordinator's folder.
 
 ```
-STATE/flower.db                 Flower's state
+STATE/flower.db, flower.log     Flower's state, and what it complains about
 STATE/events.jsonl              what happened, as it happened
 STATE/runs/<run>/run.json       the settings and the sites that were accepted or refused, with reasons
 STATE/runs/<run>/rounds/0001.json   who was asked, answered, was refused, and what counted
@@ -68,7 +68,7 @@ class RunFolder:
     config: FederationConfig
 
     def start(self, run: str, accepted: dict[str, Description], refused: dict[str, str]) -> None:
-        """Keep the settings and who takes part."""
+        """Keep the settings and who takes part; again when that changes."""
         write_json(
             self.path / "run.json",
             {

@@ -7,7 +7,7 @@ from functools import partial
 from typing import Any
 
 from fedpath.core.config import FederationConfig
-from fedpath.core.errors import FederationError, RefusedError
+from fedpath.core.errors import FederationError, RefusedError, StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.checks import check_update
 from fedpath.core.exchange.groups import to_arrays
@@ -16,7 +16,7 @@ from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.training.alone import initial_model
 from fedpath.server.aggregation import GroupMean
 from fedpath.server.conversation import Conversation, Reply, Silence
-from fedpath.server.gather import Gathered, gather
+from fedpath.server.gather import Gathered, admit, dismiss, gather
 from fedpath.server.records import RoundManifest, RunFolder, SiteRound
 
 _FAREWELL_S = 60.0
@@ -73,18 +73,28 @@ class FederatedRun:
         """Run it from the first site's arrival to the goodbye; return the summary.
 
         Raises:
-            FederationError: too few sites joined, or answered in a round.
+            FederationError: too few sites joined, or answered in a round; those that are there have been told.
+            StoppedError: `stop` was set; likewise.
         """
         model = to_arrays(initial_model(self._config))
+        try:
+            return self._execute(model)
+        except (FederationError, StoppedError) as error:
+            dismiss(sorted(self._talk.online()), f"the run has ended early: {error.message}", self._facts, self._talk)
+            raise
+
+    def _execute(self, model: Arrays) -> dict[str, Any]:
         gathered = gather(self._config, self._facts, self._talk, self._events, self._stop)
         self._folder.start(self._run, gathered.accepted, gathered.refused)
-        sites = list(gathered.accepted)
         best = Best(model)
         rounds = self._config.training.rounds
         for round_ in range(1, rounds + 1):
-            model, manifest = self._round(round_, model, sites, best)
+            if round_ > 1 and admit(gathered, self._config, self._facts, self._talk, self._events, self._stop):
+                self._folder.start(self._run, gathered.accepted, gathered.refused)
+            model, manifest = self._round(round_, model, sorted(gathered.accepted), best)
             self._folder.keep_round(manifest)
             self._folder.keep_model("last", model, round_=round_)
+        sites = sorted(gathered.accepted)
         validation = self._evaluate(rounds, model, sites, "validation")
         self._judge(rounds, model, validation, best)
         tests = self._evaluate(best.round, best.arrays, sites, "test")

@@ -120,7 +120,13 @@ class Federation:
 
     def start(self, name: str, arguments: Sequence[str | Path], *, before: Sequence[str] = ()) -> None:
         """Start ``fedpath ARGUMENTS`` (after the words in ``before``)."""
-        command = [*before, sys.executable, "-m", "fedpath.cli", *map(str, arguments)]
+        self._start(name, [*before, sys.executable, "-m", "fedpath.cli", *map(str, arguments)])
+
+    def start_script(self, name: str, script: str, arguments: Sequence[str | Path]) -> None:
+        """Start a Python script with `fedpath`'s arguments: a site that misbehaves."""
+        self._start(name, [sys.executable, "-c", script, *map(str, arguments)])
+
+    def _start(self, name: str, command: list[str]) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
         with (self.folder / f"{name}.log").open("wb") as log:
             self._processes[name] = subprocess.Popen(

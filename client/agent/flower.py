@@ -40,7 +40,13 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (
     make_pull_object_fn_protobuf,
     make_push_object_fn_protobuf,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents, pull_objects, push_objects
+from flwr.supercore.inflatable.inflatable_utils import (
+    ObjectPullError,
+    ObjectPushError,
+    inflate_object_from_contents,
+    pull_objects,
+    push_objects,
+)
 from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 from flwr.supercore.task_identity import TaskIdentity
@@ -49,7 +55,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fedpath.client.agent.kit import Kit
 from fedpath.client.agent.preflight import explain_transport_error
-from fedpath.core.errors import ConnectionFailedError
+from fedpath.core.errors import ConnectionFailedError, StoppedError
 
 Q = TypeVar("Q")
 T = TypeVar("T")
@@ -86,15 +92,21 @@ class FleetConnection:
 
     Args:
         kit: the site's kit.
-        patience_s: how long an unreachable coordinator is retried before giving up.
+        stop: set it to give up waiting for a coordinator that is away.
+        away: told once, with the reason, when the coordinator goes away, and with None when it is back.
+        patience_s: how long a coordinator that is away is tried again before giving up.
 
     Raises:
         ConnectionFailedError: on entry, when the coordinator does not accept this site; later, when it stays away
             longer than ``patience_s``.
+        StoppedError: ``stop`` was set while the coordinator was away.
     """
 
-    def __init__(self, kit: Kit, *, patience_s: float = 300.0) -> None:
+    def __init__(
+        self, kit: Kit, *, stop: threading.Event, away: Callable[[str | None], None], patience_s: float = 300.0
+    ) -> None:
         self._kit, self._patience_s = kit, patience_s
+        self._stop, self._away, self._is_away = stop, away, False
         self._public_key = public_key_to_bytes(kit.node_key.public_key())
         self._client = FleetHttpClient.from_server_address(
             kit.address,
@@ -106,7 +118,7 @@ class FleetConnection:
             ],
         )
         self._node = Node()
-        self._stop = threading.Event()
+        self._closing = threading.Event()
         self._heart = threading.Thread(target=self._beat, name="node-heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
@@ -120,7 +132,7 @@ class FleetConnection:
                 # A site that was killed counts as connected until its heartbeats have been missed.
                 if error.reason != "connected" or time.monotonic() > deadline:
                     raise self._not_accepted(error) from None
-                self._stop.wait(1.0)
+                self._pause(1.0)
         self._node = Node(node_id=response.node_id)
         self._heart.start()
         return self
@@ -128,7 +140,7 @@ class FleetConnection:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stop.set()
+        self._closing.set()
         self._heart.join()
         try:
             self._client.DeactivateNode(DeactivateNodeRequest(node_id=self._node.node_id))
@@ -142,20 +154,27 @@ class FleetConnection:
         return int(self._node.node_id)
 
     def fetch(self) -> Message | None:
-        """Return the next message with its content, or None when there is none."""
+        """Return the next message with its content, or None when there is none.
+
+        Raises:
+            RunOverError: the coordinator took the message back meanwhile.
+        """
         response = self._retry(partial(self._client.PullMessages, PullMessagesRequest(node=self._node)))
         if not response.messages_list:
             return None
         envelope = message_from_proto(response.messages_list[0])
         tree, run_id = response.message_object_trees[0], envelope.metadata.run_id
         pull = make_pull_object_fn_protobuf(self._retried(self._client.PullObject), self._node, run_id)
-        contents = pull_objects(
-            [node.object_id for node in iterate_object_tree(tree)],
-            pull,
-            initial_backoff=_PIECE_WAIT_S,
-            backoff_cap=_PIECE_WAIT_CAP_S,
-            max_time=_PIECE_TOTAL_S,
-        )
+        try:
+            contents = pull_objects(
+                [node.object_id for node in iterate_object_tree(tree)],
+                pull,
+                initial_backoff=_PIECE_WAIT_S,
+                backoff_cap=_PIECE_WAIT_CAP_S,
+                max_time=_PIECE_TOTAL_S,
+            )
+        except ObjectPullError:
+            raise RunOverError from None
         confirm = make_confirm_message_received_fn_protobuf(
             self._retried(self._client.ConfirmMessageReceived), self._node, run_id
         )
@@ -189,11 +208,14 @@ class FleetConnection:
             push = make_push_object_fn_protobuf(
                 self._retried(self._client.PushObject), self._node, run_id, response.session_id
             )
-            push_objects(get_all_nested_objects(reply), push, object_ids_to_push=set(response.objects_to_push))
+            try:
+                push_objects(get_all_nested_objects(reply), push, object_ids_to_push=set(response.objects_to_push))
+            except ObjectPushError:
+                raise RunOverError from None
 
     def _beat(self) -> None:
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=_HEARTBEAT_S)
-        while not self._stop.wait(_HEARTBEAT_S / 2):
+        while not self._closing.wait(_HEARTBEAT_S / 2):
             try:
                 self._client.SendNodeHeartbeat(request)
             except httpx.HTTPError as error:
@@ -208,18 +230,32 @@ class FleetConnection:
         wait, deadline = _FIRST_WAIT_S, time.monotonic() + self._patience_s
         while True:
             try:
-                return call()
+                result = call()
+                self._note_away(None)
+                return result
             except httpx.TransportError as error:
+                explained = explain_transport_error(self._kit.address, error)
                 if time.monotonic() > deadline:
-                    raise explain_transport_error(self._kit.address, error) from None
+                    raise explained from None
+                self._note_away(explained.message)
             except httpx.HTTPStatusError as error:
                 status = error.response.status_code
                 if status == httpx.codes.FORBIDDEN:
                     raise RunOverError from None
                 if status not in _RETRIED_STATUS or time.monotonic() > deadline:
                     raise _StatusError(self._kit, status, error.response.headers.get(REASON_HEADER, "")) from None
-            self._stop.wait(wait)
+            self._pause(wait)
             wait = min(2 * wait, _LONGEST_WAIT_S)
+
+    def _pause(self, seconds: float) -> None:
+        if self._stop.wait(seconds):
+            raise StoppedError
+
+    def _note_away(self, reason: str | None) -> None:
+        """Tell of a change: the coordinator is away, or back."""
+        if (reason is not None) != self._is_away:
+            self._is_away = reason is not None
+            self._away(reason)
 
     def _not_accepted(self, error: "_StatusError") -> ConnectionFailedError:
         site, address = self._kit.site, self._kit.address

@@ -4,6 +4,7 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
@@ -15,7 +16,7 @@ from fedpath.client.agent.preflight import wait_for_coordinator
 from fedpath.client.agent.worker import Worker
 from fedpath.client.audit import AUDIT_FILE, AuditLog
 from fedpath.core.config import SiteConfig
-from fedpath.core.errors import ConfigError, FedpathError, RefusedError
+from fedpath.core.errors import ConfigError, FedpathError, RefusedError, StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.groups import group_of
 from fedpath.core.exchange.messages import Answer, Finish, Order, Refusal, Refuse, Update, encode
@@ -48,6 +49,7 @@ def join(
     Raises:
         ConfigError: kit and site.toml do not belong together.
         ConnectionFailedError: the coordinator cannot be reached or does not accept this site.
+        StoppedError: ``stop`` was set.
         FedpathError: this site could not do what was asked; the coordinator has been told without details.
     """
     kit = load_kit(kit_folder)
@@ -62,10 +64,19 @@ def join(
         waiting=lambda reason: events.emit("waiting", reason=reason, wait_s=wait_s),
     )
     site = _Site(worker, audit, kit.address, events)
-    with FleetConnection(kit) as connection:
+    with FleetConnection(kit, stop=stop, away=lambda reason: _tell_away(events, reason)) as connection:
         events.emit("joined", federation=kit.federation, address=kit.address)
         site.serve(connection, stop)
+    if not (site.outcome.finished or site.outcome.refused):
+        raise StoppedError
     return site.outcome
+
+
+def _tell_away(events: EventLog, reason: str | None) -> None:
+    if reason is None:
+        events.emit("coordinator_back")
+    else:
+        events.emit("coordinator_away", reason=reason)
 
 
 class _Site:
@@ -75,6 +86,7 @@ class _Site:
         self._audit, self._address, self._events = audit, address, events
         self._app: ClientApp = build_client_app(worker.carry_out, self._note_departure)
         self._order: Order | None = None
+        self._leaving: dict[str, Any] = {}
         self.outcome = Outcome()
 
     def serve(self, connection: FleetConnection, stop: threading.Event) -> None:
@@ -98,26 +110,32 @@ class _Site:
         try:
             reply = self._app(message, context)
         except FedpathError as error:
-            connection.answer(self._refusal(message, error), time.monotonic() - started)
+            self._send(connection, self._refusal(message, error), started)
             raise
-        connection.answer(reply, time.monotonic() - started)
+        self._send(connection, reply, started)
         match self._order:
             case Finish():
                 self.outcome.finished = True
             case Refuse(reason=reason):
                 self.outcome.refused = reason
 
+    def _send(self, connection: FleetConnection, reply: Message, started: float) -> None:
+        connection.answer(reply, time.monotonic() - started)
+        self._events.emit("sent", **self._leaving)
+
     def _note_departure(self, content: bytes, order: Order, answer: Answer, arrays: Arrays) -> None:
+        """Write down what is about to leave, before it does."""
         self._order = order
+        round_ = getattr(order, "round", 0)
+        self._leaving = {"what": answer.kind, "round": round_, "bytes": len(content)}
         self._audit.record(
             content,
             to=self._address,
             run=order.facts.run,
             kind=answer.kind,
-            round_=getattr(order, "round", 0),
+            round_=round_,
             holds=_in_words(answer, arrays),
         )
-        self._events.emit("sent", what=answer.kind, round=getattr(order, "round", 0), bytes=len(content))
 
     def _refusal(self, message: Message, error: FedpathError) -> Message:
         """Say that it did not work; the reason only where it is about the order and not about this hospital's data."""
@@ -127,6 +145,7 @@ class _Site:
         try:
             order, _ = order_in(message)
         except RefusedError:
+            self._leaving = {"what": refusal.kind, "round": 0, "bytes": len(content)}
             self._audit.record(content, to=self._address, run="", kind=refusal.kind, round_=0, holds=reason)
         else:
             self._note_departure(content, order, refusal, {})

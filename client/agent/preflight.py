@@ -13,7 +13,7 @@ from pathlib import Path
 
 import httpx
 
-from fedpath.core.errors import ConfigError, ConnectionFailedError
+from fedpath.core.errors import ConfigError, ConnectionFailedError, StoppedError
 
 # Flower takes a signature made 5 s in its future to 305 s in its past; the Date header is whole seconds.
 _AHEAD_S, _BEHIND_S = 4.0, 300.0
@@ -40,6 +40,7 @@ def wait_for_coordinator(
 
     Raises:
         ConnectionFailedError: as `check_coordinator`.
+        StoppedError: ``stop`` was set.
     """
     deadline, told = time.monotonic() + wait_s, False
     while True:
@@ -52,7 +53,7 @@ def wait_for_coordinator(
                 waiting(error.message)
                 told = True
             if stop.wait(_RETRY_S):
-                raise KeyboardInterrupt from None
+                raise StoppedError from None
 
 
 def authority_context(authority: Path) -> ssl.SSLContext:

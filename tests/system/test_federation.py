@@ -164,3 +164,22 @@ def test_a_killed_and_a_stopped_site_do_not_stop_the_run(federation: Federation)
     assert manifests[0].patients == {"image": 24}
     assert manifests[-1].sites["B"].outcome == "lost"
     assert (federation.run_folder() / "last.safetensors").is_file()
+
+
+def test_a_latecomer_is_taken_in_and_a_run_that_ends_early_says_so(federation: Federation) -> None:
+    federation.configure(rounds=200, min_sites=2, training="local_epochs = 2", server="grace_s = 0")
+    federation.start_server()
+    federation.start_sites("A", "B")
+    federation.wait_for_output("server", "starting without C")
+    federation.start_sites("C")
+    federation.wait_for_output("server", "counted A, B, C")
+    federation.signal("server", signal.SIGINT)
+    assert federation.wait("server") == 130
+    assert "stopped on request" in federation.output("server")
+    for site in federation.sites:
+        if federation.wait(site) == 5:
+            assert "the run has ended early: stopped on request" in federation.output(site)
+        assert "Traceback" not in federation.output(site)
+    manifests = read_rounds(federation.run_folder())
+    assert set(manifests[0].sites) == {"A", "B"}
+    assert set(manifests[-1].sites) == {"A", "B", "C"}

@@ -22,7 +22,7 @@ from fedpath.client.agent.preflight import (
     check_coordinator,
     wait_for_coordinator,
 )
-from fedpath.core.errors import ConfigError, ConnectionFailedError
+from fedpath.core.errors import ConfigError, ConnectionFailedError, StoppedError
 from fedpath.core.files import write_bytes
 from fedpath.server import certificates
 
@@ -281,7 +281,7 @@ def test_waiting_ends(credentials: Credentials) -> None:
 
 def test_waiting_can_be_stopped(credentials: Credentials) -> None:
     stop = threading.Event()
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(StoppedError):
         wait_for_coordinator(
             f"127.0.0.1:{free_port()}",
             credentials.authority,

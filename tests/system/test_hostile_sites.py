@@ -1,0 +1,94 @@
+"""Sites that misbehave, as real processes: a poisoned update is refused by name, an answer outlives its site."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from federation import Federation
+
+from fedpath.core.config import load_federation
+from fedpath.server.flower import FlowerServer
+from fedpath.server.listener import Listener
+from fedpath.server.provision import load_server_credentials
+from fedpath.server.records import read_rounds
+
+pytestmark = pytest.mark.system
+
+# Trains like any site, then puts a NaN into the update from round 2 on.
+_POISONER = """
+import numpy as np
+from fedpath.client.agent.worker import Worker
+from fedpath.cli.main import main
+
+honest = Worker._train
+
+def poisoned(self, order, arrays):
+    update, trained = honest(self, order, arrays)
+    if order.round > 1:
+        trained[sorted(trained)[0]].flat[0] = np.nan
+    return update, trained
+
+Worker._train = poisoned
+main()
+"""
+
+# Fetches one message, answers it with what it holds, and leaves at once.
+_LEAVER = """
+import sys, threading
+from pathlib import Path
+from fedpath.client.agent.app import BLOB, reply_to
+from fedpath.client.agent.flower import FleetConnection
+from fedpath.client.agent.kit import load_kit
+
+with FleetConnection(load_kit(Path(sys.argv[1])), stop=threading.Event(), away=print) as connection:
+    while (message := connection.fetch()) is None:
+        pass
+    connection.answer(reply_to(message, message.content.array_records[BLOB][BLOB].data), 0.0)
+"""
+
+
+def test_a_poisoned_update_is_refused_by_name_and_the_round_goes_on(federation: Federation) -> None:
+    federation.configure(min_sites=2)
+    federation.start_server()
+    federation.start_sites("A", "B")
+    federation.start_script("C", _POISONER, federation.join_arguments("C"))
+    assert [federation.wait(name) for name in ("server", *federation.sites)] == [0, 0, 0, 0]
+    first, second, third = read_rounds(federation.run_folder())
+    assert first.sites["C"].outcome == "answered"
+    assert first.patients == {"image": 24}
+    for manifest in (second, third):
+        assert manifest.sites["C"].outcome == "refused"
+        assert "site C, round" in manifest.sites["C"].reason
+        assert "NaN" in manifest.sites["C"].reason
+        assert manifest.patients == {"image": 16}
+    assert "site C: refused: site C, round 2: update refused" in federation.output("server")
+
+
+def test_an_answer_outlives_its_site(federation: Federation, tmp_path: Path) -> None:
+    """Flower gives no answer of a site out that has left; the coordinator takes it when it comes."""
+    config = load_federation(federation.toml)
+    credentials = load_server_credentials(federation.credentials / "server", config.federation.sites)
+    listener = Listener(
+        host="127.0.0.1", port=federation.port, certificate=credentials.certificate, key=credentials.key
+    )
+    content = bytes(range(256)) * 1000
+    with FlowerServer(
+        database=tmp_path / "flower.db", public_keys=credentials.public_keys, listener=listener
+    ) as server:
+        ticket = server.send("A", "query", "0", content, ttl_s=60)
+        command = [sys.executable, "-c", _LEAVER, str(federation.credentials / "kits" / "A")]
+        subprocess.run(command, check=True, timeout=60)
+        assert server.online() == set()
+        assert server.receive(ticket) == content
+
+
+def test_a_copied_kit_does_not_take_a_connected_sites_place(federation: Federation) -> None:
+    federation.configure(server="join_timeout_s = 300")
+    federation.start_server()
+    federation.start_sites("A")
+    federation.wait_for_output("A", "joined")
+    federation.start("copy", federation.join_arguments("A"))
+    assert federation.wait("copy") == 4
+    assert "site A is connected to" in federation.output("copy")
+    assert "Traceback" not in federation.output("copy")
