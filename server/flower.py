@@ -152,9 +152,6 @@ class FlowerServer:
             group: the round, for Flower's records.
             content: a message of `fedpath.core.exchange`.
             ttl_s: seconds after which neither the message nor an answer to it is delivered.
-
-        Raises:
-            FederationError: the state did not take the message.
         """
         record = ArrayRecord({_BLOB: Array(dtype="uint8", shape=(len(content),), stype="safetensors", data=content)})
         message = Message(RecordDict({_BLOB: record}), self._nodes[site], message_type, ttl=ttl_s, group_id=group)
@@ -168,11 +165,10 @@ class FlowerServer:
             stored, missing = self._state.store_message_and_object_tree(
                 remove_content_from_message(message), get_object_tree(message), session
             )
-            if not stored:
-                raise FederationError(
-                    f"site {site}: the message store did not take a {message_type} message",
-                    remedy="look at the coordinator's log and the free space of its --dir",
-                )
+            if not stored:  # flower.log says why; one site's trouble is not the round's
+                with self._lock:
+                    self._outstanding.discard(message.object_id)
+                    self._answers[message.object_id] = Lost("it could not be asked")
             for object_id in missing:
                 self._state.store_object(run_id, session, object_id, objects[object_id].deflate())
         return Ticket(site, message.metadata.message_id)

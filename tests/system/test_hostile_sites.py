@@ -1,14 +1,12 @@
 """Sites that misbehave, as real processes: a poisoned update is refused by name, an answer outlives its site."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
-from federation import Federation
+from federation import Federation, wait_until
 
 from fedpath.core.config import load_federation
-from fedpath.server.flower import FlowerServer
+from fedpath.server.flower import FlowerServer, Lost
 from fedpath.server.listener import Listener
 from fedpath.server.provision import load_server_credentials
 from fedpath.server.records import read_rounds
@@ -76,9 +74,12 @@ def test_an_answer_outlives_its_site(federation: Federation, tmp_path: Path) -> 
     with FlowerServer(
         database=tmp_path / "flower.db", public_keys=credentials.public_keys, listener=listener
     ) as server:
+        never = server.send("B", "query", "0", content, ttl_s=60)
+        assert server.receive(never) == Lost("it could not be asked")
+        federation.start_script("A", _LEAVER, [federation.credentials / "kits" / "A"])
+        wait_until(lambda: server.online() == {"A"}, "A is connected")
         ticket = server.send("A", "query", "0", content, ttl_s=60)
-        command = [sys.executable, "-c", _LEAVER, str(federation.credentials / "kits" / "A")]
-        subprocess.run(command, check=True, timeout=60)
+        assert federation.wait("A") == 0
         assert server.online() == set()
         assert server.receive(ticket) == content
 
