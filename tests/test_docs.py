@@ -64,16 +64,9 @@ def _anchors(path: Path) -> set[str]:
 
 def _tables(schema: type[BaseModel]) -> dict[str, dict[str, FieldInfo]]:
     """Return the keys of a configuration file by the heading they stand under."""
-    top = {
-        key: field
-        for key, field in schema.model_fields.items()
-        if not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel))
-    }
-    inside = {
-        f"[{key}]": dict(field.annotation.model_fields)  # type: ignore[union-attr]
-        for key, field in schema.model_fields.items()
-        if key not in top
-    }
+    models = {key: list(_models_in(field.annotation)) for key, field in schema.model_fields.items()}
+    top = {key: field for key, field in schema.model_fields.items() if not models[key]}
+    inside = {f"[{key}]": dict(found[0].model_fields) for key, found in models.items() if found}
     return ({"Top level": top} if top else {}) | inside
 
 

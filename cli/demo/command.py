@@ -22,7 +22,9 @@ def demo_command(
     sites: Annotated[int, typer.Option(help="How many hospitals.")] = 3,
     seed: Annotated[int, typer.Option(help="The same seed gives the same slides and weights.")] = 0,
     slides: Annotated[int, typer.Option(help="Slides a hospital.")] = 36,
-    dir: Annotated[Path, typer.Option(help="Where everything goes; must be empty or new.")] = Path("fedpath-demo"),  # noqa: A002
+    dir: Annotated[  # noqa: A002
+        Path | None, typer.Option(help="Where everything goes, empty or new; by default fedpath-demo, then -2, -3, …")
+    ] = None,
 ) -> None:
     """Draw slides for three hospitals, train one model across them, and write a report.
 
@@ -31,9 +33,9 @@ def demo_command(
     """
     from rich.console import Console
 
-    from fedpath.cli.demo.plan import make_plan
+    from fedpath.cli.demo.plan import free_folder, make_plan
 
-    plan = make_plan(dir, rounds=rounds, sites=sites, seed=seed, slides=slides)
+    plan = make_plan(dir or free_folder(), rounds=rounds, sites=sites, seed=seed, slides=slides)
     console, clock = Console(), _Clock()
     data, peak_mb = _run(plan, console, clock)
     _show(data, console, plan, clock, peak_mb)

@@ -2,6 +2,7 @@
 
 import socket
 from dataclasses import dataclass
+from itertools import chain, count
 from pathlib import Path
 
 from fedpath.core.errors import ConfigError
@@ -102,6 +103,12 @@ def make_plan(folder: Path, *, rounds: int, sites: int, seed: int, slides: int) 
     folder = folder.resolve()
     hospitals = tuple(Hospital(name, index, folder / "hospitals" / name) for index, name in enumerate(names))
     return Plan(folder, rounds, seed, slides, hospitals)
+
+
+def free_folder() -> Path:
+    """Return fedpath-demo here, or fedpath-demo-2, -3, … when demos were run before."""
+    names = chain(["fedpath-demo"], (f"fedpath-demo-{number}" for number in count(2)))
+    return next(folder for folder in map(Path, names) if not folder.exists())
 
 
 def write_configuration(plan: Plan) -> None:

@@ -7,18 +7,16 @@ that is killed and started again answers the same order with the same bits.
 import dataclasses
 import hashlib
 from importlib.metadata import version
-from pathlib import Path
 
 import torch
 
+from fedpath.client.agent.contract import contract_of
 from fedpath.client.policy import check_order
-from fedpath.core.bags.store import read_bag, read_meta
 from fedpath.core.cohort.examples import Example, load_examples
 from fedpath.core.cohort.manifest import SPLITS, Cohort, Split, load_cohort
 from fedpath.core.config import SiteConfig
-from fedpath.core.errors import ConfigError, DataError, RefusedError
+from fedpath.core.errors import ConfigError, RefusedError
 from fedpath.core.events import EventLog
-from fedpath.core.exchange.contract import FeatureContract
 from fedpath.core.exchange.groups import group_of, load_arrays, to_arrays
 from fedpath.core.exchange.messages import (
     Answer,
@@ -84,7 +82,8 @@ class Worker:
 
     def _describe(self, facts: RunFacts) -> Description:
         cohort = self._cohort(facts)
-        contract = _contract_of([self._config.data.features / f"{slide.slide_id}.h5" for slide in cohort.slides])
+        paths = [self._config.data.features / f"{slide.slide_id}.h5" for slide in cohort.slides]
+        contract = contract_of(paths, self._config.features)
         patients = {split: len(cohort.patients(split)) for split in SPLITS}
         self._check_enough(patients["train"])
         self._events.emit("described", slides=len(cohort.slides), encoder=contract.encoder)
@@ -203,37 +202,6 @@ class Worker:
                 self._cohort(facts), self._config.data.features, split, width=facts.features.width
             )
         return self._examples[split]
-
-
-def _contract_of(paths: list[Path]) -> FeatureContract:
-    """Return what the feature files state; they must agree among themselves.
-
-    Raises:
-        DataError: a file is missing or broken, or was made differently from the first.
-    """
-    first: FeatureContract | None = None
-    # The width of every file is checked when its bag is loaded; here it is that of the first.
-    width = read_bag(paths[0]).features_ND.shape[1] if paths[0].is_file() else 0
-    for path in paths:
-        meta = read_meta(path)
-        contract = FeatureContract(
-            encoder=meta.encoder,
-            encoder_sha256=meta.encoder_sha256,
-            width=width,
-            mpp=meta.mpp,
-            patch_px=meta.patch_px,
-            transform=meta.transform,
-        )
-        if first is None:
-            first = contract
-        elif contract != first:
-            odd = [key for key, value in contract.model_dump().items() if value != getattr(first, key)]
-            raise DataError(
-                f"{path}: made with another {', '.join(odd)} than {paths[0].name}",
-                remedy="encode all slides of the manifest with the same settings (`fedpath slides encode`)",
-            )
-    assert first is not None  # a cohort has at least one training slide
-    return first
 
 
 def _seed(seed: int, site: str, round_: int) -> int:

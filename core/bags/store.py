@@ -138,6 +138,16 @@ def read_bag(path: Path, *, mpp_level0: float | None = None) -> Bag:
     )
 
 
+def is_own(path: Path) -> bool:
+    """Return whether a feature file was written by fedpath, and so says how it was made.
+
+    Raises:
+        DataError: truncated or missing.
+    """
+    with opened(path) as file:
+        return _SCHEMA_KEY in file.attrs
+
+
 def read_meta(path: Path) -> FeatureMeta:
     """Read how one of our own feature files was made, without its features.
 

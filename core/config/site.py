@@ -34,6 +34,20 @@ class DataSection(Section):
         return self
 
 
+class FeaturesSection(Section):
+    """How this hospital's features were made, for files of other tools, which do not say it themselves."""
+
+    encoder: Annotated[str, Field(min_length=1, max_length=200)]
+    encoder_sha256: Annotated[str, Field(max_length=64)] = "unstated"
+    """Hash of the encoder's weights, as the other sites state it."""
+    mpp: Annotated[float, Field(gt=0)] | None = None
+    """Resolution of the patches in µm/px."""
+    patch_px: Annotated[int, Field(ge=1)] | None = None
+    """Edge of a patch in pixels at `mpp`."""
+    transform: Annotated[str, Field(max_length=200)] = "unstated"
+    """What happened to a patch's pixels before the encoder, as the other sites state it."""
+
+
 class ComputeSection(Section):
     """What this hospital's machine may use."""
 
@@ -58,6 +72,7 @@ class SiteConfig(Section):
 
     site: SiteSection
     data: DataSection
+    features: FeaturesSection | None = None
     compute: ComputeSection = ComputeSection()
     policy: PolicySection = PolicySection()
     state: FilePath = Path("state")

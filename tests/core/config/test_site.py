@@ -22,6 +22,13 @@ validation_share = 0.1
 test_share = 0.3
 split_seed = 5
 
+[features]
+encoder = "uni_v1"
+encoder_sha256 = "0a"
+mpp = 0.5
+patch_px = 256
+transform = "imagenet"
+
 [compute]
 device = "cpu"
 threads = 4
@@ -64,6 +71,13 @@ def test_every_key_is_read_and_relative_paths_are_the_files(tmp_path: Path) -> N
             "validation_share": 0.1,
             "test_share": 0.3,
             "split_seed": 5,
+        },
+        "features": {
+            "encoder": "uni_v1",
+            "encoder_sha256": "0a",
+            "mpp": 0.5,
+            "patch_px": 256,
+            "transform": "imagenet",
         },
         "compute": {"device": "cpu", "threads": 4},
         "policy": {
