@@ -1,7 +1,6 @@
 """The demo's live view: a line a hospital, a line for the coordinator, read from the files the processes write."""
 
 import time
-from collections.abc import Callable
 
 from rich.console import Console
 from rich.live import Live
@@ -29,8 +28,8 @@ class LiveView:
         self._printed = ""
         self.peak_mb = 0.0
 
-    def watch(self, processes: Processes, phase: str, done: Callable[[], bool] | None = None) -> None:
-        """Follow ``processes`` until all have ended (or ``done``), under the headline ``phase``.
+    def watch(self, processes: Processes, phase: str) -> None:
+        """Follow ``processes`` until all have ended, under the headline ``phase``.
 
         Raises:
             FedpathError: a process failed.
@@ -42,13 +41,13 @@ class LiveView:
         else:
             live.start()
         try:
-            while processes.busy() and not (done is not None and done()):
+            while busy := processes.busy():
                 self._read()
                 self.peak_mb = max(self.peak_mb, processes.memory_mb())
                 if plain:
                     self._print_change()
                 else:
-                    live.update(self._table(phase), refresh=True)
+                    live.update(self._table(phase, busy), refresh=True)
                 time.sleep(_REFRESH_S)
             self._read()
             if plain:
@@ -56,7 +55,7 @@ class LiveView:
         finally:
             live.stop()
 
-    def preparing(self) -> None:
+    def _prepare(self) -> None:
         """Show what the folders say about slides and features, before any process reports."""
         for hospital in self._plan.hospitals:
             made, total = len(list(hospital.slides.glob("*.tif"))), self._plan.slides
@@ -73,14 +72,15 @@ class LiveView:
                 for event in reader.new():
                     self._state[name] = _of_site(event) or self._state[name]
         else:
-            self.preparing()
+            self._prepare()
 
-    def _table(self, phase: str) -> Table:
+    def _table(self, phase: str, busy: list[str]) -> Table:
         table = Table(title=phase, title_justify="left", box=None, show_header=False, padding=(0, 2))
         for name, state in self._state.items():
             table.add_row(f"hospital {name}", state)
         if self._coordinator:
             table.add_row("coordinator", self._coordinator)
+        table.add_row("running", ", ".join(busy))
         return table
 
     def _print_change(self) -> None:
