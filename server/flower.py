@@ -9,8 +9,8 @@ message with one array: the bytes that `fedpath.core.exchange` made.
 import logging
 import os
 import threading
-from base64 import b64decode
-from collections.abc import Callable, Mapping, MutableMapping
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -52,7 +52,7 @@ from google.protobuf.message import DecodeError
 from starlette.concurrency import run_in_threadpool
 
 from fedpath.core.errors import FederationError
-from fedpath.server.listener import App, Listener, Receive, Scope, Send
+from fedpath.server.listener import App, Listener, Receive, Scope, Send, answer
 
 _TASK_HEARTBEAT_S = 20.0
 _BLOB = "fedpath"
@@ -60,6 +60,7 @@ _ACTIVATE = "/v1/fleet/activate-node"
 _UPLOADS = frozenset({"/v1/fleet/push-messages", "/v1/fleet/push-object"})
 _PRECONDITION_FAILED = 412
 REASON_HEADER = b"x-fedpath-reason"
+_KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ class FlowerServer:
         self._app = create_app(_lifespan_config(database), SuperLinkLifespan)
         self._state: LinkState = self._app.state.linkstate_factory.state()
         self._listener = listener
+        self._public_keys = list(public_keys.values())
         self._sites: dict[int, str] = {}
         for site, key in public_keys.items():
             self._sites[self._register(site, key)] = site
@@ -122,7 +124,7 @@ class FlowerServer:
         self._heart = threading.Thread(target=self._beat, name="task-heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
-        self._listener.start(_Watched(self._app, self._state, self._collect))
+        self._listener.start(_Watched(self._app, self._public_keys, self._collect))
         self._open_run()
         self._heart.start()
         return self
@@ -276,31 +278,31 @@ def _log_to(path: Path) -> None:
 class _Watched:
     """ASGI filter between the listener and Flower's app.
 
-    It says why a site could not be activated: Flower answers 412 both to a key it does not know and to a site that is
-    connected already. The request's signature has been verified by then (401 otherwise), so only the key's owner learns
-    which it was. And it calls ``arrived`` after every upload, before the site is told that the upload is done.
+    Only the sites of federation.toml pass: a key that was registered once, for a site that is no longer listed or has a
+    new kit, is still in Flower's state. (Flower verifies the signatures.) Whoever is kept out learns why, also where
+    Flower refuses a site that is connected already. And ``arrived`` is called after every upload, before the site is
+    told that the upload is done.
     """
 
-    def __init__(self, app: App, state: LinkState, arrived: Callable[[], None]) -> None:
-        self._app, self._state, self._arrived = app, state, arrived
+    def __init__(self, app: App, keys: Iterable[ec.EllipticCurvePublicKey], arrived: Callable[[], None]) -> None:
+        self._app, self._arrived = app, arrived
+        self._keys = frozenset(b64encode(public_key_to_bytes(key)) for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass one request on."""
+        """Pass one request on, or answer it here."""
         path = scope["path"] if scope["type"] == "http" else ""
+        if path.startswith("/v1/fleet/") and dict(scope["headers"]).get(_KEY_HEADER) not in self._keys:
+            return await answer(send, 401, [(REASON_HEADER, b"unregistered")])
 
         async def watched(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 if path == _ACTIVATE and message["status"] == _PRECONDITION_FAILED:
-                    message["headers"].append((REASON_HEADER, self._reason(scope)))
+                    message["headers"].append((REASON_HEADER, b"connected"))
                 elif path in _UPLOADS:
                     await run_in_threadpool(self._arrived)
             await send(message)
 
-        await self._app(scope, receive, watched)
-
-    def _reason(self, scope: Scope) -> bytes:
-        key = b64decode(dict(scope["headers"])[FLEET_HTTP_PUBLIC_KEY_HEADER.encode()])
-        return b"unregistered" if self._state.get_node_id_by_public_key(key) is None else b"connected"
+        return await self._app(scope, receive, watched)
 
 
 def _blob(message_id: str, contents: dict[str, bytes]) -> bytes | Lost:

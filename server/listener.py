@@ -10,7 +10,7 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +40,20 @@ class FleetOnly:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         if scope["type"] != "http" or not _PUBLIC.fullmatch(scope["path"]):
-            return await _answer(send, 404)
+            return await answer(send, 404)
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"")
         # Flower's client always states the length; a body of unknown length could grow without bound.
         if b"transfer-encoding" in headers or (scope["method"] != "GET" and not length.isdigit()):
-            return await _answer(send, 411)
+            return await answer(send, 411)
         if length and int(length) > BODY_LIMIT:
-            return await _answer(send, 413)
+            return await answer(send, 413)
         return await self._app(scope, receive, send)
 
 
-async def _answer(send: Send, status: int) -> None:
-    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0")]})
+async def answer(send: Send, status: int, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+    """Answer a request with a status and no body."""
+    await send({"type": "http.response.start", "status": status, "headers": [(b"content-length", b"0"), *headers]})
     await send({"type": "http.response.body", "body": b""})
 
 

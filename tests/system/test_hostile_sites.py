@@ -84,6 +84,20 @@ def test_an_answer_outlives_its_site(federation: Federation, tmp_path: Path) -> 
         assert server.receive(ticket) == content
 
 
+def test_a_site_that_is_no_longer_listed_does_not_get_in(federation: Federation) -> None:
+    """Its key was registered in an earlier run and is still in Flower's state."""
+    federation.configure(server="join_timeout_s = 1", rounds=1)
+    federation.start_server()
+    assert federation.wait("server") == 6
+    federation.sites.remove("C")
+    federation.configure(server="join_timeout_s = 300")
+    federation.start_server()
+    federation.wait_for_output("server", "waiting: 0 of 2")
+    federation.start_sites("C")
+    assert federation.wait("C") == 4
+    assert "does not know the key of site C" in federation.output("C")
+
+
 def test_a_copied_kit_does_not_take_a_connected_sites_place(federation: Federation) -> None:
     federation.configure(server="join_timeout_s = 300")
     federation.start_server()
