@@ -2,9 +2,10 @@
 
 import time
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from fedpath.cli.demo.plan import Plan
 from fedpath.cli.demo.processes import Processes
@@ -22,7 +23,7 @@ class LiveView:
     def __init__(self, plan: Plan, console: Console) -> None:
         self._plan, self._console = plan, console
         self._state = {hospital.name: "" for hospital in plan.hospitals}
-        self._coordinator = ""
+        self._coordinator = self._round = ""
         self._readers = {hospital.name: EventReader(hospital.state / "events.jsonl") for hospital in plan.hospitals}
         self._server = EventReader(plan.server_state / "events.jsonl")
         self._printed = ""
@@ -67,21 +68,23 @@ class LiveView:
     def _read(self) -> None:
         if self._plan.server_state.exists():
             for event in self._server.new():
-                self._coordinator = _of_coordinator(event) or self._coordinator
+                if event.kind == "round_started":
+                    self._round = f"round {event.values['round']} of {event.values['rounds']}"
+                self._coordinator = _of_coordinator(event, self._round) or self._coordinator
             for name, reader in self._readers.items():
                 for event in reader.new():
                     self._state[name] = _of_site(event) or self._state[name]
         else:
             self._prepare()
 
-    def _table(self, phase: str, busy: list[str]) -> Table:
-        table = Table(title=phase, title_justify="left", box=None, show_header=False, padding=(0, 2))
+    def _table(self, phase: str, busy: list[str]) -> Group:
+        table = Table(box=None, show_header=False, padding=(0, 2))
         for name, state in self._state.items():
             table.add_row(f"hospital {name}", state)
         if self._coordinator:
             table.add_row("coordinator", self._coordinator)
         table.add_row("running", ", ".join(busy))
-        return table
+        return Group(Text(phase), table)
 
     def _print_change(self) -> None:
         if self._coordinator != self._printed:
@@ -105,15 +108,15 @@ def _of_site(event: Event) -> str:
     return ""
 
 
-def _of_coordinator(event: Event) -> str:
+def _of_coordinator(event: Event, round_: str) -> str:
     values = event.values
     match event.kind:
         case "waiting":
             return f"waiting for {', '.join(values['missing'])}"
         case "round_started":
-            return f"round {values['round']} of {values['rounds']}"
-        case "judged":
-            return f"model of round {values['round']}: validation AUC {_figure(values['auc'])}"
+            return round_
+        case "judged" if values["round"] > 0:
+            return f"{round_}; validation AUC after round {values['round']}: {_figure(values['auc'])}"
         case "run_finished":
             return f"run over; best model is that of round {values['best_round']}"
     return ""

@@ -24,6 +24,9 @@ class Processes:
         logs.mkdir(parents=True, exist_ok=True)
 
     def __enter__(self) -> Self:
+        # A closed terminal or a plain `kill` must end the children too, not only Ctrl-C.
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.default_int_handler)
         return self
 
     def __exit__(

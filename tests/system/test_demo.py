@@ -2,12 +2,14 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
+from federation import wait_until
 
 from fedpath.client.audit import verify
 from fedpath.core.models import load_model
@@ -62,6 +64,34 @@ def test_a_small_demo_from_slides_to_report(tmp_path: Path) -> None:
     again = run_demo(folder)
     assert again.returncode == 2
     assert "exists and is not empty" in again.stderr
+
+
+def test_ending_the_demo_ends_its_processes(tmp_path: Path) -> None:
+    folder = tmp_path / "demo"
+    command = [sys.executable, "-m", "fedpath.cli", "demo", "--dir", str(folder), "--slides", "6", "--rounds", "500"]
+    demo = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        events = folder / "server" / "events.jsonl"
+        wait_until(lambda: events.exists() and "round_finished" in events.read_text(), "a round")
+        assert len(_processes_on(folder)) == 5  # the demo, the coordinator, three hospitals
+        demo.terminate()
+        assert demo.wait(30) == 130
+        assert _processes_on(folder) == []
+    finally:
+        for pid in _processes_on(folder):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _processes_on(folder: Path) -> list[int]:
+    """Processes whose command line names the folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdecimal() and str(folder).encode() in (entry / "cmdline").read_bytes():
+                found.append(int(entry.name))
+        except OSError:  # ended meanwhile
+            continue
+    return found
 
 
 class _References(HTMLParser):

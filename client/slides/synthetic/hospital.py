@@ -117,7 +117,8 @@ def _deal(random: np.random.Generator, site: str, slides: int, splits: Splits) -
     patients = 0
     for positive, label in enumerate(LABELS):
         wanted = slides // 2 if positive else slides - slides // 2
-        doubled = min(round(splits.two_slides * wanted / (1 + splits.two_slides)), wanted // 2)
+        # At least three patients of each label remain: one for each split.
+        doubled = min(round(splits.two_slides * wanted / (1 + splits.two_slides)), wanted // 2, wanted - 3)
         # Two slides first, so that the training split, dealt first, holds most of these patients.
         sizes = [2] * doubled + [1] * (wanted - 2 * doubled)
         order = random.permutation(len(sizes))

@@ -12,6 +12,7 @@ import pytest
 
 from fedpath.client.slides.encode import encode_folder
 from fedpath.client.slides.synthetic import make_hospital
+from fedpath.client.slides.synthetic.hospital import FEWEST
 from fedpath.client.slides.synthetic.stain import look_of
 from fedpath.core.bags import read_bag
 from fedpath.core.cohort.manifest import load_cohort
@@ -59,6 +60,14 @@ def test_the_manifest_fits_the_cohort_loader(hospital: Path) -> None:
     for split in ("train", "validation", "test"):
         assert {slide.label for slide in cohort.of(split)} == {0, 1}
     assert len({row["patient_id"] for row in rows}) < len(rows)
+
+
+@pytest.mark.parametrize("slides", [FEWEST, FEWEST + 1, 9])
+def test_the_smallest_hospitals_have_every_label_in_every_split(tmp_path: Path, slides: int) -> None:
+    make_hospital(tmp_path, site="C", index=0, seed=5, slides=slides)
+    cohort = load_cohort(tmp_path / "manifest.csv", labels=["normal", "tumour"], **SPLITS)
+    for split in ("train", "validation", "test"):
+        assert {slide.label for slide in cohort.of(split)} == {0, 1}
 
 
 def test_the_truth_lies_where_the_nests_are(hospital: Path) -> None:
