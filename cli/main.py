@@ -27,6 +27,11 @@ app.command("train")(train.train_command)
 app.command("demo")(demo_command)
 
 _DEBUG = "FEDPATH_DEBUG"
+_EXTRAS = {
+    **dict.fromkeys(("cv2", "openslide", "tifffile", "imagecodecs"), "client"),
+    **dict.fromkeys(("matplotlib", "jinja2"), "report"),
+}
+"""Which extra of the distribution brings a package that the base does without."""
 
 
 def _show_version(wanted: bool) -> None:
@@ -63,6 +68,11 @@ def main() -> None:
     except BrokenPipeError:  # the reader of our output went away (`fedpath ... | head`)
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+    except ModuleNotFoundError as error:  # an installation without the extra this command needs
+        extra = _EXTRAS.get((error.name or "").partition(".")[0])
+        if extra is None or os.environ.get(_DEBUG):
+            raise
+        _end(f"this command needs {error.name}, which is not installed", f"pip install 'fedpath[{extra}]'", 2)
     except OSError as error:  # a folder that cannot be written to, a full disk
         if os.environ.get(_DEBUG):
             raise

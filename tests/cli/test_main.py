@@ -285,3 +285,14 @@ def test_an_empty_log(tmp_path: Path) -> None:
     run = fedpath("client", "audit", "--config", tmp_path / "site.toml")
     assert run.code == 0
     assert "0 messages, 0 bytes" in run.out
+
+
+@pytest.mark.parametrize(("package", "extra"), [("cv2", "client"), ("openslide", "client")])
+def test_a_missing_extra_is_named(tmp_path: Path, package: str, extra: str) -> None:
+    script = f"import sys; sys.modules['{package}'] = None; from fedpath.cli.main import main; main()"
+    command = [sys.executable, "-c", script, "slides", "encode", str(tmp_path), "--out", str(tmp_path / "out")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == (
+        f"error: this command needs {package}, which is not installed\nremedy: pip install 'fedpath[{extra}]'\n"
+    )
