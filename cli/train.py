@@ -35,6 +35,7 @@ def train_command(
 
     federation = load_federation(config)
     sites = [load_site(path) for path in site]
+    _check_features(federation, sites)
     examples = _pool(federation, sites)
     compute = sites[0].compute
     device = "cuda" if compute.device == "auto" and torch.cuda.is_available() else compute.device.replace("auto", "cpu")
@@ -61,6 +62,25 @@ def train_command(
             validated=show_validation,
         )
     _save(federation, [one.site.name for one in sites], result, examples["test"], out)
+
+
+def _check_features(federation: FederationConfig, sites: Sequence[SiteConfig]) -> None:
+    """Refuse to mix features that were made differently: results would differ for no visible reason."""
+    from fedpath.client.agent.contract import contract_of
+    from fedpath.core.cohort import load_site_cohort
+    from fedpath.core.errors import DataError
+    from fedpath.core.exchange.contract import differences, disagreements
+
+    stated = {}
+    for site in sites:
+        slides = load_site_cohort(site, federation.task.labels).slides
+        stated[site.site.name] = contract_of(
+            [site.data.features / f"{slide.slide_id}.h5" for slide in slides], site.features
+        )
+    wrong = {name: "; ".join(differences(federation.features, contract)) for name, contract in stated.items()}
+    wrong = {name: reason for name, reason in wrong.items() if reason} or disagreements(stated)
+    for name, reason in wrong.items():
+        raise DataError(f"site {name}: {reason}", remedy="encode its slides with the federation's settings")
 
 
 def _pool(federation: FederationConfig, sites: Sequence[SiteConfig]) -> dict[Split, list[Example]]:

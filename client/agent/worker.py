@@ -12,8 +12,8 @@ import torch
 
 from fedpath.client.agent.contract import contract_of
 from fedpath.client.policy import check_order
-from fedpath.core.cohort.examples import Example, load_examples
-from fedpath.core.cohort.manifest import SPLITS, Cohort, Split, load_cohort
+from fedpath.core.cohort.examples import Example, load_examples, load_site_cohort
+from fedpath.core.cohort.manifest import SPLITS, Cohort, Split
 from fedpath.core.config import SiteConfig
 from fedpath.core.errors import ConfigError, RefusedError
 from fedpath.core.events import EventLog
@@ -182,15 +182,7 @@ class Worker:
             ) from None
 
     def _cohort(self, facts: RunFacts) -> Cohort:
-        data = self._config.data
-        return load_cohort(
-            data.manifest,
-            labels=facts.labels,
-            validation_share=data.validation_share,
-            test_share=data.test_share,
-            split_seed=data.split_seed,
-            name=self._config.site.name,
-        )
+        return load_site_cohort(self._config, facts.labels)
 
     def _load(self, split: Split, facts: RunFacts) -> list[Example]:
         """Load a split's bags once a run."""

@@ -1,5 +1,6 @@
 """From a cohort and a folder of feature files to bags in memory, ready to train on."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -57,19 +58,30 @@ def load_examples(cohort: Cohort, features: Path, split: Split, *, width: int) -
     return examples
 
 
+def load_site_cohort(site: SiteConfig, labels: Sequence[str]) -> Cohort:
+    """Load the cohort that a site.toml describes.
+
+    Raises:
+        DataError: the manifest is wrong, or holds a label that is not in ``labels``.
+    """
+    data = site.data
+    return load_cohort(
+        data.manifest,
+        labels=labels,
+        validation_share=data.validation_share,
+        test_share=data.test_share,
+        split_seed=data.split_seed,
+        name=site.site.name,
+    )
+
+
 def load_site_examples(site: SiteConfig, federation: FederationConfig) -> dict[Split, list[Example]]:
     """Load every split of the hospital that a site.toml describes, under a federation's labels and feature width.
 
     Raises:
         DataError: the manifest or a feature file is wrong.
     """
-    data = site.data
-    cohort = load_cohort(
-        data.manifest,
-        labels=federation.task.labels,
-        validation_share=data.validation_share,
-        test_share=data.test_share,
-        split_seed=data.split_seed,
-        name=site.site.name,
-    )
-    return {split: load_examples(cohort, data.features, split, width=federation.features.width) for split in SPLITS}
+    cohort = load_site_cohort(site, federation.task.labels)
+    return {
+        split: load_examples(cohort, site.data.features, split, width=federation.features.width) for split in SPLITS
+    }

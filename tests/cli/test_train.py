@@ -125,7 +125,7 @@ def test_the_same_seed_gives_the_same_files(hospitals: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("old", "new", "code", "words"),
     [
-        ("width = 4", "width = 5", 3, ["bag", ".h5: features are 4 wide, the federation's are 5"]),
+        ("width = 4", "width = 5", 3, ["site A: width is 4, the federation asks for 5"]),
         ('["no", "yes"]', '["no", "ja"]', 3, ["manifest.csv, line ", "label 'yes'"]),
         ('"acmil"', '"acmill"', 2, ["model.name = 'acmill'", "did you mean 'acmil'?"]),
         ("attention = 8", "atention = 8", 2, ["model.options.atention", "did you mean 'attention'?"]),
@@ -163,3 +163,12 @@ def test_lists_every_model_with_its_options() -> None:
         assert model.name in run.stdout
         for option in model.options:
             assert option.name in run.stdout
+
+
+def test_features_of_another_encoder_are_not_mixed_in(hospitals: Path, tmp_path: Path) -> None:
+    config = tmp_path / "federation.toml"
+    config.write_text(FEDERATION.replace('encoder = "table"', 'encoder = "uni_v1"'))
+    run = fedpath("train", "--config", config, "--site", hospitals / "A" / "site.toml", "--out", tmp_path / "out")
+    assert run.returncode == 3
+    assert "error: site A: encoder is 'table', the federation asks for 'uni_v1'" in run.stderr
+    assert not (tmp_path / "out").exists()
