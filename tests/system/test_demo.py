@@ -72,7 +72,7 @@ def test_ending_the_demo_ends_its_processes(tmp_path: Path) -> None:
     demo = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         events = folder / "server" / "events.jsonl"
-        wait_until(lambda: events.exists() and "round_finished" in events.read_text(), "a round")
+        wait_until(lambda: events.exists() and "round_finished" in events.read_text(), "a round", 240)
         assert len(_processes_on(folder)) == 5  # the demo, the coordinator, three hospitals
         demo.terminate()
         assert demo.wait(30) == 130

@@ -61,8 +61,10 @@ def test_faults_of_a_joining_site(federation: Federation, tmp_path: Path) -> Non
 
 def test_who_is_missing_is_said_and_waiting_ends(federation: Federation) -> None:
     federation.configure(server="join_timeout_s = 12\ngrace_s = 1", min_sites=2)
-    federation.start_server()
+    # B is up and waiting before the coordinator's clock starts to run.
     federation.start_sites("B")
+    federation.wait_for_output("B", "waiting up to")
+    federation.start_server()
     assert federation.wait("server") == 6
     assert "missing: A, C" in federation.output("server")
     assert "error: 1 of 2 sites joined within 12 s; missing: A, C" in federation.output("server")
