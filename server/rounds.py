@@ -60,6 +60,7 @@ class FederatedRun:
     ) -> None:
         self._config, self._run, self._talk, self._folder = config, run, talk, folder
         self._events, self._stop = events, stop
+        self._counted: dict[str, list[int]] = {}
         self._facts = RunFacts(
             federation=config.federation.name,
             run=run,
@@ -131,10 +132,13 @@ class FederatedRun:
         counted = [site for site, part in parts.items() if part.outcome == "answered"]
         if len(counted) < self._config.min_sites:
             reasons = "; ".join(f"{site}: {part.reason}" for site, part in parts.items() if part.reason)
+            kept = f"the model of round {round_ - 1} is kept as last.safetensors" if round_ > 1 else "no model yet"
             raise FederationError(
                 f"round {round_}: {len(counted)} of {self._config.min_sites} sites gave a usable update ({reasons})",
-                remedy=f"mend what is said there; the model of round {round_ - 1} is kept as last.safetensors",
+                remedy=f"mend what is said there, or lower server.min_sites; {kept}",
             )
+        for site in counted:
+            self._counted.setdefault(site, []).append(round_)
         began = time.monotonic()
         result, patients = mean.result()
         aggregation_s += time.monotonic() - began
@@ -241,7 +245,9 @@ class FederatedRun:
             "last_validation": {site: metrics.model_dump(mode="json") for site, metrics in validation.items()},
             "test_auc_mean_over_sites": weighted(tests, "auc"),
             "test": {site: metrics.model_dump(mode="json") for site, metrics in tests.items()},
-            "sites": sorted(gathered.accepted),
+            # A model is the work of the sites that counted up to its round, whoever else took part or came later.
+            "sites": sorted(site for site, rounds in self._counted.items() if rounds[0] <= best.round),
+            "rounds_counted": self._counted,
             "refused": gathered.refused,
         }
 

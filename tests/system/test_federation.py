@@ -7,6 +7,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import torch
 from federation import Federation, write_cohort
 
 from fedpath.client.audit import verify
@@ -54,6 +55,7 @@ def test_three_hospitals_train_one_model(federation: Federation) -> None:
 
 def _weights_equal_a_literal_average(federation: Federation, run: Path) -> None:
     """Repeat the run without any federation: train at each site from the mean, average, again."""
+    torch.set_num_threads(1)  # as site.toml's compute.threads: more threads sum in another order
     config = load_federation(federation.toml)
     data = {
         site: load_site_examples(load_site(federation.site(site) / "site.toml"), config)["train"]

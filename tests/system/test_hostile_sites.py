@@ -1,5 +1,6 @@
 """Sites that misbehave, as real processes: a poisoned update is refused by name, an answer outlives its site."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,8 @@ def test_a_poisoned_update_is_refused_by_name_and_the_round_goes_on(federation: 
         assert "site C, round" in manifest.sites["C"].reason
         assert "NaN" in manifest.sites["C"].reason
         assert manifest.patients == {"image": 16}
+    summary = json.loads((federation.run_folder() / "summary.json").read_text())
+    assert summary["rounds_counted"] == {"A": [1, 2, 3], "B": [1, 2, 3], "C": [1]}
     assert "site C: refused: site C, round 2: update refused" in federation.output("server")
 
 
