@@ -40,12 +40,8 @@ def run(federation: Path, cohorts: dict[str, Path], folder: Path) -> Path:
     credentials = federation.parent / "credentials"
     run_commands(folder / "logs", provision=["provision", "--config", federation, "--out", credentials])
     with Processes(folder / "logs") as processes:
-        processes.start("server", ["server", "start", "--config", federation, "--dir", folder / "server"])
-        for site, cohort in cohorts.items():
-            kit = credentials / "kits" / site
-            processes.start(
-                f"client-{site}", ["client", "join", "--site", site, "--kit", kit, "--config", cohort / "site.toml"]
-            )
+        sites = {site: cohort / "site.toml" for site, cohort in cohorts.items()}
+        processes.start_federation(federation, folder / "server", credentials, sites)
         _wait(processes)
     (run_folder,) = (folder / "server" / "runs").iterdir()
     return run_folder

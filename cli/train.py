@@ -32,13 +32,14 @@ def train_command(
 
     from fedpath.core.config import load_federation, load_site
     from fedpath.core.training.alone import train_alone
+    from fedpath.core.training.device import choose_device
 
     federation = load_federation(config)
     sites = [load_site(path) for path in site]
     _check_features(federation, sites)
     examples = _pool(federation, sites)
     compute = sites[0].compute
-    device = "cuda" if compute.device == "auto" and torch.cuda.is_available() else compute.device.replace("auto", "cpu")
+    device = choose_device(compute.device)
     torch.set_num_threads(compute.threads)
     names = ", ".join(one.site.name for one in sites)
     with Progress(

@@ -6,7 +6,7 @@ wait in the message store meanwhile: one answer at a time is in memory.
 
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from fedpath.core.errors import RefusedError, StoppedError
@@ -49,29 +49,26 @@ class Conversation:
         return self._server.online()
 
     def ask(
-        self, orders: Mapping[str, Order], arrays: Arrays, timeout_s: float, stop: threading.Event
+        self, sites: Iterable[str], order: Order, arrays: Arrays, timeout_s: float, stop: threading.Event
     ) -> Iterator[Reply]:
-        """Send each site its order, with ``arrays``, and yield one reply a site, in the order of their names.
+        """Send every site the same order, with ``arrays``, and yield one reply a site, in the order of their names.
 
         Args:
-            orders: by site.
+            sites: whom to ask.
+            order: what to do.
             arrays: the model that goes along; empty for none.
             timeout_s: sites that have not answered by then are late: `Silence`.
             stop: set it to give up; raises StoppedError.
         """
         deadline = time.monotonic() + timeout_s
-        tickets: dict[str, tuple[Ticket, int]] = {}
-        for site in sorted(orders):
-            order = orders[site]
-            content = encode(order, arrays)
-            kind = _MESSAGE_TYPES.get(order.kind, "query")
-            group = str(getattr(order, "round", 0))
-            tickets[site] = (self._server.send(site, kind, group, content, ttl_s=timeout_s + 60), len(content))
-        for site, (ticket, sent) in tickets.items():
-            content_or_lost = self._wait(ticket, deadline, stop)
-            match content_or_lost:
-                case bytes() as content:
-                    yield _reply(site, content, sent)
+        content = encode(order, arrays)
+        sent, kind, group = len(content), _MESSAGE_TYPES.get(order.kind, "query"), str(getattr(order, "round", 0))
+        tickets = [self._server.send(site, kind, group, content, ttl_s=timeout_s + 60) for site in sorted(sites)]
+        for ticket in tickets:
+            site = ticket.site
+            match self._wait(ticket, deadline, stop):
+                case bytes() as received:
+                    yield _reply(site, received, sent)
                 case Lost(reason=reason):
                     yield Reply(site, Silence(reason), {}, sent, 0)
                 case None:

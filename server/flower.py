@@ -52,14 +52,14 @@ from google.protobuf.message import DecodeError
 from starlette.concurrency import run_in_threadpool
 
 from fedpath.core.errors import FederationError
+from fedpath.core.exchange.wire import BLOB, REASON_HEADER
 from fedpath.server.listener import App, Listener, Receive, Scope, Send, answer
 
 _TASK_HEARTBEAT_S = 20.0
-_BLOB = "fedpath"
 _ACTIVATE = "/v1/fleet/activate-node"
 _UPLOADS = frozenset({"/v1/fleet/push-messages", "/v1/fleet/push-object"})
 _PRECONDITION_FAILED = 412
-REASON_HEADER = b"x-fedpath-reason"
+_REASON = REASON_HEADER.encode()
 _KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.encode()
 
 
@@ -155,8 +155,8 @@ class FlowerServer:
             content: a message of `fedpath.core.exchange`.
             ttl_s: seconds after which neither the message nor an answer to it is delivered.
         """
-        record = ArrayRecord({_BLOB: Array(dtype="uint8", shape=(len(content),), stype="safetensors", data=content)})
-        message = Message(RecordDict({_BLOB: record}), self._nodes[site], message_type, ttl=ttl_s, group_id=group)
+        record = ArrayRecord({BLOB: Array(dtype="uint8", shape=(len(content),), stype="safetensors", data=content)})
+        message = Message(RecordDict({BLOB: record}), self._nodes[site], message_type, ttl=ttl_s, group_id=group)
         run_id = TaskIdentity.run_id
         with no_object_id_recompute():
             message.metadata.__dict__["_message_id"] = message.object_id
@@ -292,12 +292,12 @@ class _Watched:
         """Pass one request on, or answer it here."""
         path = scope["path"] if scope["type"] == "http" else ""
         if path.startswith("/v1/fleet/") and dict(scope["headers"]).get(_KEY_HEADER) not in self._keys:
-            return await answer(send, 401, [(REASON_HEADER, b"unregistered")])
+            return await answer(send, 401, [(_REASON, b"unregistered")])
 
         async def watched(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 if path == _ACTIVATE and message["status"] == _PRECONDITION_FAILED:
-                    message["headers"].append((REASON_HEADER, b"connected"))
+                    message["headers"].append((_REASON, b"connected"))
                 elif path in _UPLOADS:
                     await run_in_threadpool(self._arrived)
             await send(message)
@@ -311,7 +311,7 @@ def _blob(message_id: str, contents: dict[str, bytes]) -> bytes | Lost:
         message = inflate_object_from_contents(message_id, contents)
         if not isinstance(message, Message):
             return Lost("its answer is no Flower message")
-        return message.content.array_records[_BLOB][_BLOB].data
+        return message.content.array_records[BLOB][BLOB].data
     except (KeyError, ValueError, TypeError, IndexError, RecursionError, DecodeError) as error:
         return Lost(f"its answer holds no message of fedpath ({type(error).__name__})")
 

@@ -61,7 +61,7 @@ def admit(
         return False
     stated: dict[str, Description] = {}
     refused: dict[str, str] = {}
-    for reply in talk.ask({site: Describe(facts=facts) for site in newcomers}, {}, config.server.join_timeout_s, stop):
+    for reply in talk.ask(newcomers, Describe(facts=facts), {}, config.server.join_timeout_s, stop):
         answer = reply.answer
         match answer:
             case Description():
@@ -93,8 +93,7 @@ def admit(
 
 def dismiss(sites: Iterable[str], reason: str, facts: RunFacts, talk: Conversation) -> None:
     """Tell sites that they take no part any more, and why; whether they hear it changes nothing here."""
-    order = Refuse(facts=facts, reason=reason)
-    for _ in talk.ask(dict.fromkeys(sites, order), {}, _FAREWELL_S, threading.Event()):
+    for _ in talk.ask(sites, Refuse(facts=facts, reason=reason), {}, _FAREWELL_S, threading.Event()):
         pass
 
 

@@ -10,10 +10,8 @@ from fedpath.core.config import FederationConfig
 from fedpath.core.errors import FederationError, RefusedError, StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.checks import check_update
-from fedpath.core.exchange.groups import to_arrays
 from fedpath.core.exchange.messages import Evaluate, Evaluation, Finish, Metrics, Refusal, RunFacts, Train, Update
 from fedpath.core.exchange.wire import Arrays, hash_arrays
-from fedpath.core.training.alone import initial_model
 from fedpath.server.aggregation import GroupMean
 from fedpath.server.conversation import Conversation, Reply, Silence
 from fedpath.server.gather import Gathered, admit, dismiss, gather
@@ -43,6 +41,7 @@ class FederatedRun:
     Args:
         config: federation.toml.
         run: its name; also that of its folder.
+        model: the global model that round 1 starts from.
         talk: the conversation with the sites.
         folder: where its records go.
         events: where progress is reported.
@@ -53,13 +52,14 @@ class FederatedRun:
         self,
         config: FederationConfig,
         run: str,
+        model: Arrays,
         talk: Conversation,
         folder: RunFolder,
         events: EventLog,
         stop: threading.Event,
     ) -> None:
         self._config, self._run, self._talk, self._folder = config, run, talk, folder
-        self._events, self._stop = events, stop
+        self._initial, self._events, self._stop = model, events, stop
         self._counted: dict[str, list[int]] = {}
         self._facts = RunFacts(
             federation=config.federation.name,
@@ -77,9 +77,8 @@ class FederatedRun:
             FederationError: too few sites joined, or answered in a round; those that are there have been told.
             StoppedError: `stop` was set; likewise.
         """
-        model = to_arrays(initial_model(self._config))
         try:
-            return self._execute(model)
+            return self._execute(self._initial)
         except (FederationError, StoppedError) as error:
             dismiss(sorted(self._talk.online()), f"the run has ended early: {error.message}", self._facts, self._talk)
             raise
@@ -122,9 +121,7 @@ class FederatedRun:
         self._events.emit("round_started", round=round_, rounds=config.rounds, sites=sites)
         mean, aggregation_s = GroupMean(model), 0.0
         parts: dict[str, SiteRound] = {}
-        for reply in self._talk.ask(
-            dict.fromkeys(sites, order), model, self._config.server.round_timeout_s, self._stop
-        ):
+        for reply in self._talk.ask(sites, order, model, self._config.server.round_timeout_s, self._stop):
             began = time.monotonic()
             parts[reply.site] = self._take_in(reply, round_, base, model, mean)
             aggregation_s += time.monotonic() - began
@@ -195,9 +192,7 @@ class FederatedRun:
         base = hash_arrays(model)
         order = Evaluate(facts=self._facts, round=round_, base=base, split=split)
         figures: dict[str, Metrics] = {}
-        for reply in self._talk.ask(
-            dict.fromkeys(sites, order), model, self._config.server.round_timeout_s, self._stop
-        ):
+        for reply in self._talk.ask(sites, order, model, self._config.server.round_timeout_s, self._stop):
             if isinstance(reply.answer, Evaluation) and reply.answer.base == base:
                 figures[reply.site] = reply.answer.metrics
                 self._events.emit("evaluated", site=reply.site, round=round_, split=split, auc=reply.answer.metrics.auc)
@@ -255,7 +250,7 @@ class FederatedRun:
         """Give every site the best model; the run is over whether or not a site hears it."""
         order = Finish(facts=self._facts, base=hash_arrays(best.arrays), best_round=best.round)
         present = [site for site in sites if site in self._talk.online()]
-        for reply in self._talk.ask(dict.fromkeys(present, order), best.arrays, _FAREWELL_S, self._stop):
+        for reply in self._talk.ask(present, order, best.arrays, _FAREWELL_S, self._stop):
             if isinstance(reply.answer, Silence):
                 self._events.emit("farewell_unheard", site=reply.site, reason=reply.answer.reason)
 

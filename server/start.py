@@ -8,6 +8,7 @@ from typing import Any
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import ConfigError
 from fedpath.core.events import EventLog
+from fedpath.core.exchange.groups import to_arrays
 from fedpath.core.training.alone import initial_model
 from fedpath.server.conversation import Conversation
 from fedpath.server.flower import FlowerServer
@@ -35,14 +36,15 @@ def start(
         ConfigError: credentials, port, model or folder do not allow a start.
         FederationError: the run could not go on.
     """
-    initial_model(config)  # an unknown model or option is found before any hospital is asked to wait
+    # Built first: an unknown model or option is found before any hospital is asked to wait.
+    model = to_arrays(initial_model(config))
     credentials = load_server_credentials(config.server.credentials, config.federation.sites)
     host, _, port = (config.server.listen or config.server.address).rpartition(":")
     listener = Listener(host=host, port=int(port), certificate=credentials.certificate, key=credentials.key)
     run, folder = _new_run(state)
     with FlowerServer(database=state / "flower.db", public_keys=credentials.public_keys, listener=listener) as server:
         events.emit("listening", address=f"{host}:{listener.port}", run=run, sites=config.federation.sites)
-        federated = FederatedRun(config, run, Conversation(server), RunFolder(folder, config), events, stop)
+        federated = FederatedRun(config, run, model, Conversation(server), RunFolder(folder, config), events, stop)
         summary = federated.execute()
         _let_sites_leave(server, stop)
     return folder, summary

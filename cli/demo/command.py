@@ -80,13 +80,8 @@ def _federate(plan: "Plan", processes: "Processes", view: "LiveView") -> Path:
     from fedpath.server.provision import provision
 
     provision(load_federation(plan.federation), plan.credentials)
-    processes.start("server", ["server", "start", "--config", plan.federation, "--dir", plan.server_state])
-    for hospital in plan.hospitals:
-        kit = plan.credentials / "kits" / hospital.name
-        processes.start(
-            f"client-{hospital.name}",
-            ["client", "join", "--site", hospital.name, "--kit", kit, "--config", hospital.config],
-        )
+    sites = {hospital.name: hospital.config for hospital in plan.hospitals}
+    processes.start_federation(plan.federation, plan.server_state, plan.credentials, sites)
     view.watch(processes, "3/5 training together: parameters travel, slides stay")
     (run_folder,) = (plan.server_state / "runs").iterdir()
     return run_folder

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -52,6 +52,20 @@ class Processes:
             self._running[name] = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
             )
+
+    def start_federation(self, federation: Path, state: Path, credentials: Path, sites: Mapping[str, Path]) -> None:
+        """Start a coordinator and its hospitals: "server" and "client-SITE".
+
+        Args:
+            federation: federation.toml.
+            state: the coordinator's folder.
+            credentials: what `fedpath provision` wrote.
+            sites: each hospital's site.toml.
+        """
+        self.start("server", ["server", "start", "--config", federation, "--dir", state])
+        for site, config in sites.items():
+            kit = credentials / "kits" / site
+            self.start(f"client-{site}", ["client", "join", "--site", site, "--kit", kit, "--config", config])
 
     def busy(self) -> list[str]:
         """Return the names of the processes that still run.

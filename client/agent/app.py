@@ -7,9 +7,8 @@ from flwr.clientapp import ClientApp
 
 from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.messages import Answer, Order, decode_order, encode
-from fedpath.core.exchange.wire import Arrays
+from fedpath.core.exchange.wire import BLOB, Arrays
 
-BLOB = "fedpath"
 Handler = Callable[[Order, Arrays], tuple[Answer, Arrays]]
 Departure = Callable[[bytes, Order, Answer, Arrays], None]
 

@@ -56,6 +56,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from fedpath.client.agent.kit import Kit
 from fedpath.client.agent.preflight import explain_transport_error
 from fedpath.core.errors import ConnectionFailedError, StoppedError
+from fedpath.core.exchange.wire import REASON_HEADER
 
 Q = TypeVar("Q")
 T = TypeVar("T")
@@ -63,8 +64,6 @@ T = TypeVar("T")
 # Two missed beats and the coordinator takes the site for gone; a killed site can then join again within half a minute.
 _HEARTBEAT_S = 12.0
 _RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
-# Set by the coordinator on a refused activation: "unregistered" or "connected".
-REASON_HEADER = "x-fedpath-reason"
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 10.0
 # Pieces of a message are asked for again this soon when the coordinator has not stored them yet.
 _PIECE_WAIT_S, _PIECE_WAIT_CAP_S, _PIECE_TOTAL_S = 0.02, 0.5, 600.0

@@ -15,7 +15,7 @@ from fedpath.client.policy import check_order
 from fedpath.core.cohort.examples import Example, load_examples, load_site_cohort
 from fedpath.core.cohort.manifest import SPLITS, Cohort, Split
 from fedpath.core.config import SiteConfig
-from fedpath.core.errors import ConfigError, RefusedError
+from fedpath.core.errors import RefusedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.groups import group_of, load_arrays, to_arrays
 from fedpath.core.exchange.messages import (
@@ -37,6 +37,7 @@ from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models.checkpoint import model_metadata, save_model
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.registry import build_model
+from fedpath.core.training.device import choose_device
 from fedpath.core.training.evaluation import NotFiniteError, evaluate
 from fedpath.core.training.loop import TrainSettings, train
 
@@ -56,7 +57,7 @@ class Worker:
         self._config, self._federation, self._events = config, federation, events
         self._examples: dict[Split, list[Example]] = {}
         self._loaded_for: tuple[tuple[str, ...], int] = ((), 0)
-        self._device = _device(config.compute.device)
+        self._device = choose_device(config.compute.device)
         torch.set_num_threads(config.compute.threads)
 
     def carry_out(self, order: Order, arrays: Arrays) -> tuple[Answer, Arrays]:
@@ -199,14 +200,3 @@ class Worker:
 def _seed(seed: int, site: str, round_: int) -> int:
     """Return the seed of one site's training in one round: different for each, the same whenever it is repeated."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{site}/{round_}".encode()).digest()[:7])
-
-
-def _device(wanted: str) -> str:
-    if wanted == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wanted == "cuda" and not torch.cuda.is_available():
-        raise ConfigError(
-            "site.toml asks for device 'cuda', but torch finds no GPU",
-            remedy='install a CUDA build of torch and the driver, or set compute.device = "cpu"',
-        )
-    return wanted

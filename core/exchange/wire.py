@@ -20,6 +20,10 @@ from fedpath.core.errors import RefusedError
 Arrays = dict[str, NDArray[Any]]
 """Parameter arrays by "group/name"."""
 
+BLOB = "fedpath"
+"""Name of the one record, and of the one array in it, that a transport's message consists of."""
+REASON_HEADER = "x-fedpath-reason"
+"""HTTP header in which the coordinator says why it turns a site away: "unregistered" or "connected"."""
 _HEADER_KEY = "fedpath"
 _LENGTH = struct.Struct("<Q")
 

@@ -1,16 +1,12 @@
 """The commands `cohort from-table`, `models list` and `train`, run as a user runs them."""
 
-import io
 import json
-import sys
-from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command import fedpath
 
-from fedpath.cli.main import main
 from fedpath.core.cohort import load_cohort, load_examples
 from fedpath.core.models import available_models, load_model
 from fedpath.core.training import evaluate
@@ -43,28 +39,6 @@ features = "features"
 """
 
 
-@dataclass
-class Run:
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-def fedpath(*arguments: str | Path) -> Run:
-    """Run the command as its entry point does, in this process: starting one costs seconds of imports."""
-    out, err = io.StringIO(), io.StringIO()
-    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-        patch.setattr(sys, "argv", ["fedpath", *map(str, arguments)])
-        patch.setenv("COLUMNS", "200")
-        patch.delenv("FEDPATH_DEBUG", raising=False)
-        try:
-            main()
-            code = 0
-        except SystemExit as done:
-            code = int(done.code or 0)
-    return Run(code, out.getvalue(), err.getvalue())
-
-
 @pytest.fixture(scope="module")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """federation.toml and two hospitals' cohorts, made from a table by the command."""
@@ -78,8 +52,8 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
             rows.append(f"{'yes' if positive else 'no'},bag{bag}," + ",".join(f"{value:.4f}" for value in values))
     (folder / "table.csv").write_text("\n".join(rows))
     made = fedpath("cohort", "from-table", folder / "table.csv", "--out", folder, "--sites", "A,B")
-    assert made.returncode == 0, made.stderr
-    assert made.stdout.splitlines() == [
+    assert made.code == 0, made.err
+    assert made.out.splitlines() == [
         f"{folder}/{site}: 20 bags (10 × no, 10 × yes), 80 instances of width 4" for site in "AB"
     ]
     (folder / "federation.toml").write_text(FEDERATION)
@@ -91,8 +65,8 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_trains_pooled_data_and_writes_models_and_metrics(hospitals: Path, tmp_path: Path) -> None:
     sites = [part for site in "AB" for part in ("--site", hospitals / site / "site.toml")]
     run = fedpath("train", "--config", hospitals / "federation.toml", *sites, "--out", tmp_path)
-    assert run.returncode == 0, run.stderr
-    assert "test AUC" in run.stdout
+    assert run.code == 0, run.err
+    assert "test AUC" in run.out
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["sites"] == ["A", "B"]
     assert [entry["epoch"] for entry in metrics["history"]] == [2, 4, 6]
@@ -116,7 +90,7 @@ def test_the_same_seed_gives_the_same_files(hospitals: Path, tmp_path: Path) -> 
         run = fedpath(
             "train", "--config", hospitals / "federation.toml", "--site", site, "--out", tmp_path / name, *seed
         )
-        assert run.returncode == 0, run.stderr
+        assert run.code == 0, run.err
     contents = [(tmp_path / name / "last.safetensors").read_bytes() for name in ("one", "two", "other")]
     assert contents[0] == contents[1]
     assert contents[0] != contents[2]
@@ -138,19 +112,19 @@ def test_a_fault_is_one_line_and_a_remedy(
     config = tmp_path / "federation.toml"
     config.write_text(FEDERATION.replace(old, new))
     run = fedpath("train", "--config", config, "--site", hospitals / "A" / "site.toml", "--out", tmp_path / "out")
-    assert run.returncode == code
-    assert "Traceback" not in run.stderr
-    assert [line.split(":")[0] for line in run.stderr.splitlines()] == ["error", "remedy"]
+    assert run.code == code
+    assert "Traceback" not in run.err
+    assert [line.split(":")[0] for line in run.err.splitlines()] == ["error", "remedy"]
     for word in words:
-        assert word in run.stderr
+        assert word in run.err
     assert not (tmp_path / "out").exists()
 
 
 def test_a_bad_table_is_one_line_and_a_remedy(tmp_path: Path) -> None:
     (tmp_path / "table.csv").write_text("label,bag,f1\n")
     run = fedpath("cohort", "from-table", tmp_path / "table.csv", "--out", tmp_path / "out")
-    assert run.returncode == 3
-    assert run.stderr.splitlines() == [
+    assert run.code == 3
+    assert run.err.splitlines() == [
         f"error: {tmp_path}/table.csv, line 1: could not convert string to float: 'f1'",
         "remedy: features are numbers; name a header row with --header",
     ]
@@ -158,17 +132,17 @@ def test_a_bad_table_is_one_line_and_a_remedy(tmp_path: Path) -> None:
 
 def test_lists_every_model_with_its_options() -> None:
     run = fedpath("models", "list")
-    assert run.returncode == 0
+    assert run.code == 0
     for model in available_models():
-        assert model.name in run.stdout
+        assert model.name in run.out
         for option in model.options:
-            assert option.name in run.stdout
+            assert option.name in run.out
 
 
 def test_features_of_another_encoder_are_not_mixed_in(hospitals: Path, tmp_path: Path) -> None:
     config = tmp_path / "federation.toml"
     config.write_text(FEDERATION.replace('encoder = "table"', 'encoder = "uni_v1"'))
     run = fedpath("train", "--config", config, "--site", hospitals / "A" / "site.toml", "--out", tmp_path / "out")
-    assert run.returncode == 3
-    assert "error: site A: encoder is 'table', the federation asks for 'uni_v1'" in run.stderr
+    assert run.code == 3
+    assert "error: site A: encoder is 'table', the federation asks for 'uni_v1'" in run.err
     assert not (tmp_path / "out").exists()

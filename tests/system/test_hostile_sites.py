@@ -36,9 +36,10 @@ main()
 _LEAVER = """
 import sys, threading
 from pathlib import Path
-from fedpath.client.agent.app import BLOB, reply_to
+from fedpath.client.agent.app import reply_to
 from fedpath.client.agent.flower import FleetConnection
 from fedpath.client.agent.kit import load_kit
+from fedpath.core.exchange.wire import BLOB
 
 with FleetConnection(load_kit(Path(sys.argv[1])), stop=threading.Event(), away=print) as connection:
     while (message := connection.fetch()) is None:

@@ -1,12 +1,9 @@
 """The ClientApp: an order in, an answer out, and messages that hold neither."""
 
-from collections.abc import Iterator
-
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
-from fedpath.client.agent.app import BLOB, build_client_app, order_in, reply_to
+from fedpath.client.agent.app import build_client_app, order_in, reply_to
 from fedpath.core.config.federation import FeaturesSection, ModelSection
 from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.messages import (
@@ -18,7 +15,9 @@ from fedpath.core.exchange.messages import (
     decode_answer,
     encode,
 )
-from fedpath.core.exchange.wire import Arrays
+from fedpath.core.exchange.wire import BLOB, Arrays
+
+pytestmark = pytest.mark.usefixtures("flower_identity")
 
 ORDER = Describe(
     facts=RunFacts(
@@ -30,14 +29,6 @@ ORDER = Describe(
         model=ModelSection(),
     )
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def identity() -> Iterator[None]:
-    """Flower's messages can only be made by somebody."""
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 2, 3
-    yield
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = None, None, None
 
 
 def message(content: bytes, kind: str = "query") -> Message:

@@ -2,16 +2,13 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
-from flwr.supercore.task_identity import TaskIdentity
 
-from fedpath.client.agent.app import BLOB
 from fedpath.client.agent.flower import FleetConnection
 from fedpath.client.agent.join import _Site, join
 from fedpath.client.agent.worker import Worker
@@ -22,7 +19,10 @@ from fedpath.core.config.site import DataSection, PolicySection, SiteSection
 from fedpath.core.errors import ConfigError, DataError, RefusedError
 from fedpath.core.events import Event, EventLog
 from fedpath.core.exchange.messages import Describe, Order, Refusal, Refuse, RunFacts, decode_answer, encode
+from fedpath.core.exchange.wire import BLOB
 from fedpath.server.provision import provision
+
+pytestmark = pytest.mark.usefixtures("flower_identity")
 
 FACTS = RunFacts(
     federation="lung",
@@ -32,14 +32,6 @@ FACTS = RunFacts(
     features=FeaturesSection(encoder="e", width=4),
     model=ModelSection(),
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def identity() -> Iterator[None]:
-    """Flower's messages can only be made by somebody."""
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = 1, 2, 3
-    yield
-    TaskIdentity.run_id, TaskIdentity.node_id, TaskIdentity.task_id = None, None, None
 
 
 @dataclass
