@@ -13,21 +13,21 @@ each branch's most attended instances so that others must be used.
     loss    = mean_k CE(branch k) + CE(slide) + mean over pairs of branches of cos(a_i, a_j)
 """
 
-from typing import Annotated, Literal
+from typing import Annotated
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from fedpath.core.bags.bag import Bag
-from fedpath.core.config.loading import Section
+from fedpath.core.models.inputs import BagModelOptions, input_norm
 from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
 
 # Inner widths the authors pair with their encoders' feature widths.
 _PAIRED_INNER = {384: 128, 512: 256, 768: 384, 1024: 512, 1536: 768}
 
 
-class AcmilOptions(Section):
+class AcmilOptions(BagModelOptions):
     """Options of ``acmil``; the defaults are the paper's."""
 
     inner: Annotated[int, Field(ge=1, le=8192)] | None = Field(
@@ -44,11 +44,6 @@ class AcmilOptions(Section):
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="dropout on the inner features, in training"
     )
-    input_norm: Literal["none", "layer", "bag"] = Field(
-        default="none",
-        description="'layer' normalises each feature vector (raw, unscaled tables); 'bag' normalises each feature over "
-        "the slide's own patches (slides of different stains and scanners)",
-    )
 
 
 class Acmil(BagModel):
@@ -64,8 +59,7 @@ class Acmil(BagModel):
         super().__init__()
         self.options = options
         inner = options.inner or _PAIRED_INNER.get(width) or max(1, width // 2)
-        norms: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "bag": BagNorm}
-        self.input_norm = norms.get(options.input_norm, nn.Identity)(width)
+        self.input_norm = input_norm(options.input_norm, width)
         self.reduce = nn.Linear(width, inner, bias=False)
         self.dropout = nn.Dropout(options.dropout)
         # tanh half and sigmoid half of the gate in one matrix: one product instead of two.
@@ -108,26 +102,6 @@ class Acmil(BagModel):
     def parameter_groups(self) -> dict[str, list[str]]:
         """Return one group, ``image``: everything is learned from the patches."""
         return {"image": list(self.state_dict())}
-
-
-class BagNorm(nn.Module):
-    """Standardises every feature over the N patches of the bag at hand, then scales and shifts it by learned amounts.
-
-    What all patches of a slide have in common, such as its stain and its scanner, goes; how they differ among
-    themselves stays. Nothing is remembered from one bag to the next, so hospitals have no statistics to share, and
-    evaluation equals training. A bag of one patch, or of equal ones, has nothing left but the shift.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(width))
-        self.bias = nn.Parameter(torch.zeros(width))
-
-    def forward(self, x_ND: Tensor) -> Tensor:
-        """Return the normalised features (N, D)."""
-        variance_D, mean_D = torch.var_mean(x_ND, dim=0, correction=0)
-        # The floor is far below the variance of any feature that varies, and far above rounding in float16 files.
-        return (x_ND - mean_D) * torch.rsqrt(variance_D + 1e-5) * self.weight + self.bias
 
 
 def mask_top_instances(scores_KN: Tensor, top_k: int, ratio: float) -> Tensor:

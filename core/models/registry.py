@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from fedpath.core.config.loading import Section
 from fedpath.core.errors import ConfigError
 from fedpath.core.models.acmil import Acmil, AcmilOptions
+from fedpath.core.models.inputs import BagModelOptions
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.randomness import seeded
 
@@ -30,6 +30,8 @@ class ModelInfo:
     name: str
     summary: str
     source: str
+    needs: str
+    """What of a bag it uses and what it costs, in words."""
     options: tuple[OptionInfo, ...]
 
 
@@ -37,7 +39,8 @@ class ModelInfo:
 class _Row:
     summary: str
     source: str
-    schema: type[Section]
+    needs: str
+    schema: type[BagModelOptions]
     make: Callable[[int, int, Any], BagModel]
 
 
@@ -45,6 +48,7 @@ _MODELS = {
     "acmil": _Row(
         "gated attention in several branches, kept apart and partly masked in training",
         "Zhang et al., ECCV 2024",
+        "features",
         AcmilOptions,
         Acmil,
     ),
@@ -58,6 +62,7 @@ def available_models() -> list[ModelInfo]:
             name,
             row.summary,
             row.source,
+            row.needs,
             tuple(
                 OptionInfo(option, field.get_default(), field.description or "")
                 for option, field in row.schema.model_fields.items()
@@ -95,7 +100,7 @@ def build_model(
         return row.make(width, n_classes, checked)
 
 
-def _explain(name: str, schema: type[Section], error: ValidationError) -> ConfigError:
+def _explain(name: str, schema: type[BagModelOptions], error: ValidationError) -> ConfigError:
     """Turn the first fault of a model's options into one line and a remedy."""
     fault = error.errors(include_url=False)[0]
     option = str(fault["loc"][0])

@@ -1,0 +1,47 @@
+"""What every bag model does with a bag's features before its first layer, and the option that says so."""
+
+from typing import Literal
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fedpath.core.config.loading import Section
+
+InputNorm = Literal["none", "layer", "bag"]
+
+
+class BagModelOptions(Section):
+    """The options that all bag models share; each model adds its own."""
+
+    input_norm: InputNorm = Field(
+        default="none",
+        description="'layer' normalises each feature vector (raw, unscaled tables); 'bag' normalises each feature over "
+        "the slide's own patches (slides of different stains and scanners)",
+    )
+
+
+def input_norm(kind: InputNorm, width: int) -> nn.Module:
+    """Return the normalisation of features of ``width`` D: (N, D) to (N, D), the identity for ``none``."""
+    norms: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "bag": BagNorm}
+    return norms.get(kind, nn.Identity)(width)
+
+
+class BagNorm(nn.Module):
+    """Standardises every feature over the N patches of the bag at hand, then scales and shifts it by learned amounts.
+
+    What all patches of a slide have in common, such as its stain and its scanner, goes; how they differ among
+    themselves stays. Nothing is remembered from one bag to the next, so hospitals have no statistics to share, and
+    evaluation equals training. A bag of one patch, or of equal ones, has nothing left but the shift.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(width))
+        self.bias = nn.Parameter(torch.zeros(width))
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """Return the normalised features (N, D)."""
+        variance_D, mean_D = torch.var_mean(x_ND, dim=0, correction=0)
+        # The floor is far below the variance of any feature that varies, and far above rounding in float16 files.
+        return (x_ND - mean_D) * torch.rsqrt(variance_D + 1e-5) * self.weight + self.bias
