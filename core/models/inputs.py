@@ -1,4 +1,4 @@
-"""What every bag model does with a bag's features before its first layer, and the option that says so."""
+"""What bag models share at their input: the normalisation of features, the option that says so, inner widths."""
 
 from typing import Literal
 
@@ -10,6 +10,9 @@ from fedpath.core.config.loading import Section
 
 InputNorm = Literal["none", "layer", "bag"]
 
+# Inner widths that ACMIL's authors pair with their encoders' feature widths.
+_PAIRED_INNER = {384: 128, 512: 256, 768: 384, 1024: 512, 1536: 768}
+
 
 class BagModelOptions(Section):
     """The options that all bag models share; each model adds its own."""
@@ -19,6 +22,11 @@ class BagModelOptions(Section):
         description="'layer' normalises each feature vector (raw, unscaled tables); 'bag' normalises each feature over "
         "the slide's own patches (slides of different stains and scanners)",
     )
+
+
+def paired_inner(width: int) -> int:
+    """Return the default inner width L for features of ``width`` D: the authors' pair, else half of it, at least 1."""
+    return _PAIRED_INNER.get(width) or max(1, width // 2)
 
 
 def input_norm(kind: InputNorm, width: int) -> nn.Module:
