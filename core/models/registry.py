@@ -9,7 +9,12 @@ from pydantic import ValidationError
 
 from fedpath.core.errors import ConfigError
 from fedpath.core.models.acmil import Acmil, AcmilOptions
+from fedpath.core.models.clam import ClamMB, ClamOptions, ClamSB
+from fedpath.core.models.dsmil import Dsmil, DsmilOptions
 from fedpath.core.models.inputs import BagModelOptions
+from fedpath.core.models.max_pool import MaxPool
+from fedpath.core.models.mean_pool import MeanPool
+from fedpath.core.models.pooled import PooledOptions
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.randomness import seeded
 
@@ -51,6 +56,41 @@ _MODELS = {
         "features",
         AcmilOptions,
         Acmil,
+    ),
+    "clam-mb": _Row(
+        "gated attention with a branch for each class, kept honest by pseudo-labelled patches",
+        "Lu et al., Nature Biomedical Engineering 2021",
+        "features",
+        ClamOptions,
+        ClamMB,
+    ),
+    "clam-sb": _Row(
+        "gated attention in one branch, kept honest by pseudo-labelled patches",
+        "Lu et al., Nature Biomedical Engineering 2021",
+        "features",
+        ClamOptions,
+        ClamSB,
+    ),
+    "dsmil": _Row(
+        "the best patch of each class, and attention to the patches like it",
+        "Li et al., CVPR 2021",
+        "features; a slide vector of classes times feature width",
+        DsmilOptions,
+        Dsmil,
+    ),
+    "max-pool": _Row(
+        "the elementwise maximum over the patches",
+        "a baseline of all papers",
+        "features",
+        PooledOptions,
+        MaxPool,
+    ),
+    "mean-pool": _Row(
+        "the mean over the patches",
+        "a baseline of all papers",
+        "features",
+        PooledOptions,
+        MeanPool,
     ),
 }
 

@@ -1,0 +1,70 @@
+"""What the two plainest baselines share: one hidden layer, a pooling without parameters, one head.
+
+    h_NL   = dropout(relu(x_ND W + b))
+    slide  = pool of h over the N instances, coordinate by coordinate
+    logits = head(slide)
+
+The papers that list these baselines leave the hidden layer open; ours has the dropout of CLAM's. The loss is the
+cross-entropy.
+"""
+
+from abc import abstractmethod
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fedpath.core.bags.bag import Bag
+from fedpath.core.models.inputs import BagModelOptions, input_norm, paired_inner
+from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
+
+
+class PooledOptions(BagModelOptions):
+    """Options of ``mean-pool`` and ``max-pool``."""
+
+    inner: Annotated[int, Field(ge=1, le=8192)] | None = Field(
+        default=None, description="inner width L; by default ACMIL's pair for the feature width, else half of it"
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.25, description="dropout on the inner features, in training"
+    )
+
+
+class Pooled(BagModel):
+    """A hidden layer, ``pool``, a head; see the module's docstring for the formulas.
+
+    Args:
+        width: feature width D.
+        n_classes: C.
+        options: see ``PooledOptions``.
+    """
+
+    def __init__(self, width: int, n_classes: int, options: PooledOptions) -> None:
+        super().__init__()
+        inner = options.inner or paired_inner(width)
+        self.input_norm = input_norm(options.input_norm, width)
+        self.reduce = nn.Linear(width, inner)
+        self.dropout = nn.Dropout(options.dropout)
+        self.slide_head = nn.Linear(inner, n_classes)
+
+    @abstractmethod
+    def pool(self, h_NL: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the slide vector (L) and the attention of each instance (N) for h ≥ 0."""
+
+    def forward(self, bag: Bag) -> BagOutput:
+        """Classify one bag; in training mode with dropout, drawn from torch's global generator."""
+        weight = self.reduce.weight
+        x_ND = self.input_norm(bag.features_ND.to(device=weight.device, dtype=weight.dtype))
+        # Dropout scales by a number ≥ 0, so it commutes with relu; in this order one (N, L) array serves both.
+        h_NL = torch.relu_(self.dropout(self.reduce(x_ND)))
+        slide_L, attention_N = self.pool(h_NL)
+        return BagOutput(self.slide_head(slide_L), attention_N[None], slide_L)
+
+    def loss(self, output: BagOutput, target: int, class_weights_C: Tensor | None = None) -> Tensor:
+        """Return the cross-entropy of the slide."""
+        return weighted_cross_entropy(output.logits_C[None], target, class_weights_C)
+
+    def parameter_groups(self) -> dict[str, list[str]]:
+        """Return one group, ``image``: everything is learned from the patches."""
+        return {"image": list(self.state_dict())}
