@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from pydantic import ValidationError
 
 from fedpath.core.errors import ConfigError
@@ -14,6 +15,7 @@ from fedpath.core.models.dsmil import Dsmil, DsmilOptions
 from fedpath.core.models.inputs import BagModelOptions
 from fedpath.core.models.max_pool import MaxPool
 from fedpath.core.models.mean_pool import MeanPool
+from fedpath.core.models.own import build_own, find_own, own_models
 from fedpath.core.models.pooled import PooledOptions
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.randomness import seeded
@@ -112,26 +114,45 @@ def available_models() -> list[ModelInfo]:
     ]
 
 
+def is_built_in(name: str) -> bool:
+    """Return whether a name is one of fedpath's own models; any other is one of a user's package, or nobody's."""
+    return name in _MODELS
+
+
+def count_parameters(name: str, *, width: int, n_classes: int) -> int:
+    """Return how many numbers a built-in model learns, with its default options; nothing is allocated."""
+    row = _MODELS[name]
+    with torch.device("meta"):
+        model = row.make(width, n_classes, row.schema())
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def build_model(
     name: str, *, width: int, n_classes: int, options: Mapping[str, Any] | None = None, seed: int
 ) -> BagModel:
     """Build a model with freshly drawn parameters (float32, CPU): the same seed gives the same bits.
 
     Args:
-        name: a name of ``available_models``.
+        name: a name of ``available_models``, or of a model that an installed package names (`own`).
         width: feature width D, ≥ 1.
         n_classes: C, ≥ 2.
         options: the model's own options; absent ones take their defaults.
         seed: of the initialisation; torch's global generator is left as it was.
 
     Raises:
-        ConfigError: the model or an option is unknown, or an option's value is outside its range.
+        ConfigError: the model or an option is unknown, an option's value is outside its range, a package's model has
+            the name of another one or is none that can be trained.
     """
-    row = _MODELS.get(name)
+    row, own = _MODELS.get(name), find_own(name)
+    if row is None and own is not None:
+        return build_own(own, width=width, n_classes=n_classes, options=options or {}, seed=seed)
     if row is None:
-        near = difflib.get_close_matches(name.lower(), _MODELS, n=1)
-        remedy = f"did you mean '{near[0]}'?" if near else f"choose one of: {', '.join(sorted(_MODELS))}"
+        known = sorted({*_MODELS, *(own.name for own in own_models())})
+        near = difflib.get_close_matches(name.lower(), known, n=1)
+        remedy = f"did you mean '{near[0]}'?" if near else f"choose one of: {', '.join(known)}"
         raise ConfigError(f"model.name = '{name}': no such model", remedy=remedy)
+    if own is not None:
+        raise own.fault("fedpath has a model of this name", "rename the package's entry point, or uninstall it")
     try:
         checked = row.schema.model_validate(dict(options or {}), strict=True)
     except ValidationError as error:
