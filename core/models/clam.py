@@ -119,16 +119,16 @@ class Clam(BagModel):
         if not isinstance(output, ClamOutput) or output.candidate_logits_CM2 is None:
             raise ValueError("CLAM's loss needs the candidates of CLAM's forward")
         slide = weighted_cross_entropy(output.logits_C[None], target, class_weights_C)
+        per_patch = smooth_svm if self.options.instance_loss == "svm" else _cross_entropy
         n_classes, n_candidates, _ = output.candidate_logits_CM2.shape
-        if n_candidates == 0:
-            return self.options.bag_weight * slide
-        instance_loss = smooth_svm if self.options.instance_loss == "svm" else nn.functional.cross_entropy
-        labels_M = (torch.arange(n_candidates, device=slide.device) < n_candidates // 2).long()
-        terms = [instance_loss(output.candidate_logits_CM2[target], labels_M)]
+        k = n_candidates // 2
+        labels_M = (torch.arange(n_candidates, device=slide.device) < k).long()
+        # Sums, as means over no patch at all would not be numbers.
+        terms = [per_patch(output.candidate_logits_CM2[target], labels_M).sum() / max(1, n_candidates)]
         if self.options.subtyping:
-            most_Ck2 = output.candidate_logits_CM2[:, : n_candidates // 2]
-            others = (most_Ck2[other] for other in range(n_classes) if other != target)
-            terms += [instance_loss(other_k2, torch.zeros_like(other_k2[:, 0]).long()) for other_k2 in others]
+            others = [other for other in range(n_classes) if other != target]
+            most_Ck2, none_k = output.candidate_logits_CM2[:, :k], torch.zeros_like(labels_M[:k])
+            terms += [per_patch(most_Ck2[other], none_k).sum() / max(1, k) for other in others]
         return self.options.bag_weight * slide + (1 - self.options.bag_weight) * torch.stack(terms).mean()
 
     def parameter_groups(self) -> dict[str, list[str]]:
@@ -166,10 +166,14 @@ def most_and_least(scores_KN: Tensor, k_sample: int) -> Tensor:
 
 
 def smooth_svm(logits_BC: Tensor, targets_B: Tensor) -> Tensor:
-    """Return the mean over B of the smooth top-1 SVM loss (Berrada et al.) with temperature 1 and margin 1.
+    """Return the smooth top-1 SVM loss (Berrada et al.) of each of B predictions, with temperature 1 and margin 1.
 
     For scores s and class y it is log Σ_j exp(Δ(j, y) + s_j - s_y) with Δ = 1 for every j ≠ y and 0 for y: the
     cross-entropy of scores in which all other classes have a head start of 1.
     """
     head_start_BC = torch.ones_like(logits_BC).scatter(1, targets_B[:, None], 0)
-    return nn.functional.cross_entropy(logits_BC + head_start_BC, targets_B)
+    return _cross_entropy(logits_BC + head_start_BC, targets_B)
+
+
+def _cross_entropy(logits_BC: Tensor, targets_B: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(logits_BC, targets_B, reduction="none")

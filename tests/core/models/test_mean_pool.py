@@ -1,0 +1,58 @@
+"""Mean pooling against a definition written out by hand: loops, one number at a time, in float64."""
+
+import pytest
+import torch
+from literal import affine, assert_gradients_equal, cross_entropy, random_bag, record_kept, total
+from torch import Tensor
+
+from fedpath.core.models import BagModel, build_model
+
+N_CLASSES, WIDTH, INNER, DROPOUT = 3, 5, 4, 0.25
+WEIGHTS_C = torch.tensor([0.5, 2.0, 3.0], dtype=torch.float64)
+
+
+def make_model(**options: object) -> BagModel:
+    return build_model(
+        "mean-pool", width=WIDTH, n_classes=N_CLASSES, options={"inner": INNER} | options, seed=1
+    ).double()
+
+
+@pytest.mark.parametrize("n_instances", [1, 2, 19])
+@pytest.mark.parametrize("training", [False, True])
+@pytest.mark.parametrize("weights_C", [None, WEIGHTS_C])
+def test_equals_the_literal_definition(n_instances: int, training: bool, weights_C: Tensor | None) -> None:
+    model, bag, target = make_model().train(training), random_bag(n_instances, WIDTH), 1
+    kept = record_kept(model.dropout)
+    torch.manual_seed(3)
+    output = model(bag)
+
+    p, scale = dict(model.named_parameters()), 1 / (1 - DROPOUT) if training else 1.0
+    slide = []
+    for i in range(INNER):
+        values = []
+        for n, x in enumerate(bag.features_ND):
+            z = affine(p["reduce.weight"][i], p["reduce.bias"][i], list(x))
+            values.append(scale * z if z > 0 and kept[0][n, i] else torch.zeros_like(z))
+        slide.append(total(values) / n_instances)
+    logits = [affine(p["slide_head.weight"][c], p["slide_head.bias"][c], slide) for c in range(N_CLASSES)]
+
+    torch.testing.assert_close(output.slide_vector_L, torch.stack(slide), rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(output.logits_C, torch.stack(logits), rtol=1e-10, atol=1e-12)
+    assert output.attention_KN.tolist() == [[1 / n_instances] * n_instances]
+    assert_gradients_equal(model, model.loss(output, target, weights_C), cross_entropy(logits, target, weights_C))
+
+
+def test_dropout_drops_its_share_in_training_alone() -> None:
+    model, bag = make_model(), random_bag(5000, WIDTH)
+    kept = record_kept(model.dropout)
+    model.train()(bag)
+    model.eval()(bag)
+    share = kept[0].double().mean().item()
+    assert abs(share - (1 - DROPOUT)) < 5 * (DROPOUT * (1 - DROPOUT) / kept[0].numel()) ** 0.5
+    assert kept[1].all()
+
+
+@pytest.mark.parametrize(("width", "inner"), [(1024, 512), (166, 83), (1, 1)])
+def test_inner_width_follows_the_feature_width(width: int, inner: int) -> None:
+    model = build_model("mean-pool", width=width, n_classes=2, seed=0).eval()
+    assert model(random_bag(2, width)).slide_vector_L.shape == (inner,)
