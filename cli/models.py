@@ -1,8 +1,18 @@
-"""``fedpath models``: the bag models that can be trained."""
+"""``fedpath models``: the bag models that can be trained, ours and those of other installed packages."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from fedpath.core.models.own import OwnModel
+
 app = typer.Typer(help="Bag models that can be trained.", no_args_is_help=True)
+
+Width = Annotated[int, typer.Option(help="Feature width for which parameters are counted.", min=1, max=65536)]
+Classes = Annotated[int, typer.Option(help="Number of labels, likewise.", min=2, max=1000)]
 
 
 @app.callback()
@@ -11,18 +21,89 @@ def models() -> None:
 
 
 @app.command("list")
-def list_models() -> None:
-    """List every bag model with its options, as [model] of federation.toml names them."""
+def list_models(width: Width = 1024, classes: Classes = 2) -> None:
+    """List every model that [model] name of federation.toml can pick, with its size and what it needs.
+
+    Models of other packages are listed by what their metadata says: nothing of them is imported.
+    """
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from fedpath.core.models.own import own_models
+    from fedpath.core.models.registry import available_models, count_parameters
+
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column("name", no_wrap=True, style="bold")
+    table.add_column("parameters", no_wrap=True, justify="right")
+    table.add_column("what it is; its source; what of a slide it needs")
+
+    def add(name: str, parameters: str, *lines: str) -> None:
+        # Below each other: side by side, five columns break into single words on a terminal of eighty.
+        table.add_row(name, parameters, Text("\n").join([Text(lines[0]), *(Text(line, "dim") for line in lines[1:])]))
+
+    for info in available_models():
+        count = count_parameters(info.name, width=width, n_classes=classes)
+        add(info.name, f"{count:,}", info.summary, f"{info.source} · needs {info.needs}")
+    for own in own_models():
+        add(own.name, "–", "own model of an installed package", f"{own.target} of {own.origin}")
+    console = Console()
+    console.print(table)
+    console.print(f"\nParameters are those of {width} features and {classes} labels (--width, --classes).")
+    console.print("The options of a model: fedpath models show NAME")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A name of `fedpath models list`.")],
+    width: Width = 1024,
+    classes: Classes = 2,
+) -> None:
+    """Show one model and the options that [model.options] of federation.toml can set.
+
+    A model of another package is imported, built and tried on two small bags: what is wrong with it is said here.
+    """
     from rich.console import Console
     from rich.table import Table
 
-    from fedpath.core.models.registry import available_models
+    from fedpath.core.models.own import find_own
+    from fedpath.core.models.registry import available_models, build_model
 
-    console = Console()
-    for model in available_models():
-        console.print(f"[bold]{model.name}[/bold]  {model.summary}  [dim]({model.source})[/dim]")
-        table = Table("option", "default", "", box=None, padding=(0, 2))
-        for option in model.options:
+    info = next((info for info in available_models() if info.name == name), None)
+    own = find_own(name)
+    table = Table("option", "default", "", box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    required = False
+    if info is None and own is not None:
+        facts = {"own model": own.target, "source": f"package {own.origin}"}
+        required = _add_options(table, own)
+    else:
+        facts = {} if info is None else {"what it is": info.summary, "source": info.source, "needs": info.needs}
+        for option in () if info is None else info.options:
             default = "auto" if option.default is None else str(option.default)
             table.add_row(option.name, default, option.description)
-        console.print(table)
+    if required:
+        count = "known once the required options are set"
+    else:
+        model = build_model(name, width=width, n_classes=classes, seed=0)
+        count = f"{sum(parameter.numel() for parameter in model.parameters()):,}"
+    facts["parameters"] = f"{count} ({width} features, {classes} labels)"
+    console = Console()
+    heading = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
+    for fact, text in facts.items():
+        heading.add_row(fact, text)
+    console.print(f"[bold]{name}[/bold]")
+    console.print(heading)
+    console.print()
+    console.print(table if table.row_count else "It has no options.")
+
+
+def _add_options(table: Any, own: OwnModel) -> bool:
+    """Add the options of an own model; return whether one of them has no default."""
+    from inspect import Parameter
+
+    from fedpath.core.models.own import options_of
+
+    options = options_of(own)
+    for option, default in options.items():
+        table.add_row(option, "required" if default is Parameter.empty else str(default), "")
+    return Parameter.empty in options.values()

@@ -1,8 +1,12 @@
 """What this hospital accepts: checked before anything is done; nothing from outside can switch it off."""
 
+from collections.abc import Callable
+
 from fedpath.core.config.site import PolicySection
 from fedpath.core.errors import RefusedError
-from fedpath.core.exchange.messages import Order, Train
+from fedpath.core.exchange.messages import Order, RunFacts, Train
+from fedpath.core.models.own import GROUP, find_own
+from fedpath.core.models.registry import is_built_in
 
 
 def check_order(policy: PolicySection, order: Order, *, site: str, federation: str) -> None:
@@ -16,10 +20,11 @@ def check_order(policy: PolicySection, order: Order, *, site: str, federation: s
 
     Raises:
         RefusedError: the text names no path, slide or patient, so it may be sent to the coordinator.
+        ConfigError: two packages installed here name the model.
     """
 
-    def refuse(reason: str) -> RefusedError:
-        return RefusedError(f"site {site} refuses: {reason}", remedy="agree on it, then change [policy] in site.toml")
+    def refuse(reason: str, remedy: str = "agree on it, then change [policy] in site.toml") -> RefusedError:
+        return RefusedError(f"site {site} refuses: {reason}", remedy=remedy)
 
     facts = order.facts
     if facts.federation != federation:
@@ -28,5 +33,28 @@ def check_order(policy: PolicySection, order: Order, *, site: str, federation: s
         raise refuse(f"federation '{facts.federation}' is not among those it takes part in")
     if policy.models is not None and facts.model.name not in policy.models:
         raise refuse(f"model '{facts.model.name}' is not among those that may be trained here")
+    if not is_built_in(facts.model.name):
+        _check_own_model(policy, facts, refuse)
     if isinstance(order, Train) and order.local_epochs > policy.max_local_epochs:
         raise refuse(f"{order.local_epochs} local epochs exceed its limit of {policy.max_local_epochs}")
+
+
+def _check_own_model(policy: PolicySection, facts: RunFacts, refuse: Callable[..., RefusedError]) -> None:
+    """Check that a model which is not fedpath's may run here. Reads metadata only: nothing of its package is imported.
+
+    A name that nobody knows is refused in the same words: it may be of a later fedpath.
+    """
+    name = facts.model.name
+    if name not in policy.own_models:
+        raise refuse(f"model '{name}' is none of fedpath's here, and not among the own_models that may run")
+    own = find_own(name)
+    if own is None:
+        raise refuse(
+            f"no package installed here names model '{name}' (entry point '{name}' of group {GROUP})",
+            f"install {facts.package or 'the package that the coordinator has it from'}",
+        )
+    if facts.package is not None and facts.package != own.origin:
+        raise refuse(
+            f"model '{name}' is of {own.origin} here, of {facts.package} at the coordinator",
+            f"install {facts.package}, or let the coordinator install {own.origin}",
+        )

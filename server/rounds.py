@@ -12,6 +12,7 @@ from fedpath.core.events import EventLog
 from fedpath.core.exchange.checks import check_update
 from fedpath.core.exchange.messages import Evaluate, Evaluation, Finish, Metrics, Refusal, RunFacts, Train, Update
 from fedpath.core.exchange.wire import Arrays, hash_arrays
+from fedpath.core.models.own import origin_of
 from fedpath.server.aggregation import GroupMean
 from fedpath.server.conversation import Conversation, Reply, Silence
 from fedpath.server.gather import Gathered, admit, dismiss, gather
@@ -68,6 +69,7 @@ class FederatedRun:
             labels=config.task.labels,
             features=config.features,
             model=config.model,
+            package=origin_of(config.model.name),
         )
 
     def execute(self) -> dict[str, Any]:

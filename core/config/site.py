@@ -62,6 +62,8 @@ class PolicySection(Section):
     """Federations whose runs are accepted; any when absent."""
     models: list[str] | None = None
     """Bag models that may be trained here; any installed one when absent."""
+    own_models: list[str] = Field(default_factory=list)
+    """Models of other installed packages (entry points) that may run here: their code is not fedpath's."""
     max_local_epochs: Annotated[int, Field(ge=1)] = 50
     min_patients: Annotated[int, Field(ge=1)] = 1
     """Statistics over fewer patients than this are not reported."""

@@ -31,6 +31,10 @@ Reason = Annotated[str, Field(max_length=2000), AfterValidator(_printable)]
 """One line that the other side can print: no control characters."""
 
 
+Origin = Annotated[str, Field(max_length=300), AfterValidator(_printable)]
+"""Name and version of an installed package: ``my-package 1.2``."""
+
+
 class RunFacts(Section):
     """What holds for the whole run; every order carries it, so a site needs no memory of earlier ones."""
 
@@ -40,6 +44,8 @@ class RunFacts(Section):
     labels: Labels
     features: FeaturesSection
     model: ModelSection
+    package: Origin | None = None
+    """Where the coordinator has the model from, when it is one of another package than fedpath."""
 
 
 class Describe(Section):

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
@@ -12,6 +13,7 @@ from torch import Tensor
 from fedpath.core.config.federation import FeaturesSection, ModelSection
 from fedpath.core.errors import ConfigError, DataError
 from fedpath.core.files import write_bytes
+from fedpath.core.models.own import GROUP, find_own, origin_of
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.registry import build_model
 
@@ -22,7 +24,11 @@ REQUIRED = ("name", "width", "n_classes", "options", "labels")
 def model_metadata(
     federation: str, model: ModelSection, features: FeaturesSection, labels: Sequence[str]
 ) -> dict[str, str]:
-    """Return what the checkpoint of a federation's model must say, for ``save_model``."""
+    """Return what the checkpoint of a federation's model must say, for ``save_model``.
+
+    ``package`` stands in it for a model of another package than fedpath: its name and version.
+    """
+    origin = origin_of(model.name)
     return {
         "name": model.name,
         "width": str(features.width),
@@ -31,7 +37,7 @@ def model_metadata(
         "labels": json.dumps(list(labels)),
         "federation": federation,
         "encoder": features.encoder,
-    }
+    } | ({} if origin is None else {"package": origin})
 
 
 def save_model(path: Path, model_state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -45,15 +51,22 @@ def save_model(path: Path, model_state: Mapping[str, Tensor], metadata: Mapping[
     missing = [key for key in REQUIRED if key not in metadata]
     if missing:
         raise ValueError(f"metadata of {path} lacks {', '.join(missing)}")
-    content = save({name: tensor.detach().contiguous() for name, tensor in model_state.items()}, dict(metadata))
+    # Copies: safetensors stores no tensor twice, and a model may use one under two names.
+    copies = {
+        name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in model_state.items()
+    }
+    content = save(copies, dict(metadata))
     write_bytes(path, _canonical(content))
 
 
 def load_model(path: Path) -> tuple[BagModel, dict[str, str]]:
     """Rebuild the model that ``save_model`` wrote, in eval mode on the CPU, and return it with the file's metadata.
 
+    A model of another package is built with the code of that package, which must be installed (`own`).
+
     Raises:
-        DataError: no such file, not safetensors or truncated, not a fedpath model, or its tensors do not fit the model.
+        DataError: no such file, not safetensors or truncated, not a fedpath model, its package is not installed, or its
+            tensors do not fit the model.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -69,6 +82,7 @@ def load_model(path: Path) -> tuple[BagModel, dict[str, str]]:
             f"{path}: metadata lacks {', '.join(missing)}", remedy="name a model that fedpath saved (best.safetensors)"
         )
     try:
+        _check_package(path, metadata)
         model = build_model(
             metadata["name"],
             width=int(metadata["width"]),
@@ -80,9 +94,23 @@ def load_model(path: Path) -> tuple[BagModel, dict[str, str]]:
     except (ConfigError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(
             f"{path}: does not fit model '{metadata['name']}' of this version: {error}",
-            remedy="load it with the fedpath version that wrote it",
-        ) from None
+            remedy=f"load it with the version of {metadata.get('package', 'fedpath')} that wrote it",
+        ) from error
     return model.eval(), metadata
+
+
+def _check_package(path: Path, metadata: Mapping[str, str]) -> None:
+    """Refuse a model whose package is not here: what another package calls by the same name is another model."""
+    if "package" not in metadata:
+        return
+    name, wanted = metadata["name"], metadata["package"]
+    own = find_own(name)
+    if own is None or own.package != wanted.rpartition(" ")[0]:
+        here = ", which is not installed here" if own is None else f"; here '{name}' is of {own.origin}"
+        raise DataError(
+            f"{path}: its model '{name}' comes from package {wanted}{here}",
+            remedy=f"install {wanted}: it names '{name}' as an entry point of group {GROUP}",
+        )
 
 
 def _canonical(content: bytes) -> bytes:
