@@ -30,9 +30,21 @@ def paired_inner(width: int) -> int:
 
 
 def input_norm(kind: InputNorm, width: int) -> nn.Module:
-    """Return the normalisation of features of ``width`` D: (N, D) to (N, D), the identity for ``none``."""
-    norms: dict[str, type[nn.Module]] = {"layer": nn.LayerNorm, "bag": BagNorm}
+    """Return the normalisation of features of ``width`` D: (N, D) to (N, D), the identity for ``none``.
+
+    It takes features of any float type. The identity leaves them in it, so that a model may convert them as late as it
+    can; the normalisations return their own.
+    """
+    norms: dict[str, type[nn.Module]] = {"layer": VectorNorm, "bag": BagNorm}
     return norms.get(kind, nn.Identity)(width)
+
+
+class VectorNorm(nn.LayerNorm):
+    """Standardises each feature vector, then scales and shifts it by learned amounts."""
+
+    def forward(self, x_ND: Tensor) -> Tensor:
+        """Return the normalised features (N, D)."""
+        return super().forward(x_ND.to(self.weight.dtype))
 
 
 class BagNorm(nn.Module):
@@ -50,6 +62,7 @@ class BagNorm(nn.Module):
 
     def forward(self, x_ND: Tensor) -> Tensor:
         """Return the normalised features (N, D)."""
+        x_ND = x_ND.to(self.weight.dtype)
         variance_D, mean_D = torch.var_mean(x_ND, dim=0, correction=0)
         # The floor is far below the variance of any feature that varies, and far above rounding in float16 files.
         return (x_ND - mean_D) * torch.rsqrt(variance_D + 1e-5) * self.weight + self.bias
