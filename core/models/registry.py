@@ -19,6 +19,7 @@ from fedpath.core.models.own import build_own, find_own, own_models
 from fedpath.core.models.pooled import PooledOptions
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.randomness import seeded
+from fedpath.core.models.transmil import TransMil, TransMilOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,13 @@ _MODELS = {
         "features",
         PooledOptions,
         MeanPool,
+    ),
+    "transmil": _Row(
+        "a transformer over all patches through Nyström attention, with positions from convolutions",
+        "Shao et al., NeurIPS 2021",
+        "features, in the file's order; memory grows linearly",
+        TransMilOptions,
+        TransMil,
     ),
 }
 

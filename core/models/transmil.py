@@ -1,0 +1,148 @@
+"""TransMIL: a transformer over all patches of a slide, through Nyström attention.
+
+Shao et al., "TransMIL: Transformer based Correlated Multiple Instance Learning for Whole Slide Image Classification",
+NeurIPS 2021.
+
+    h_NL    = relu(x_ND W + b), lengthened to the next square S² by repeating its first patches
+    t_TL    = [class token; h]                                        T = 1 + S²
+    t       = t + attention(norm(t))                                  see ``fedpath.core.models.nystrom``
+    t       = [class token; PPEG(patch tokens as an S × S square)]    t + conv 7×7 + conv 5×5 + conv 3×3, depthwise
+    t       = t + attention(norm(t))
+    logits  = head(norm(class token))
+    loss    = CE(logits)
+
+The square is filled row by row in the order of the feature file, whatever the coordinates: another order of the same
+patches is another input. So are the segments that the landmarks are made of.
+
+Of the second layer only the class token is ever read, so only its result is computed. As a Nyström product may be
+negative and does not sum to 1, the reported attention is what it approximates: the softmax attention of the class token
+on the patches in the second layer, one row a head. A repeated patch's share is added to the patch's own; what the class
+token gives itself is left out and the rest scaled to sum to 1.
+"""
+
+import math
+from typing import Annotated
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from fedpath.core.bags.bag import Bag
+from fedpath.core.errors import ConfigError
+from fedpath.core.models.inputs import BagModelOptions, input_norm
+from fedpath.core.models.nystrom import NystromAttention
+from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
+
+
+class TransMilOptions(BagModelOptions):
+    """Options of ``transmil``; the defaults are the authors'."""
+
+    inner: Annotated[int, Field(ge=1, le=8192)] = Field(
+        default=512, description="width of the tokens L, a multiple of heads"
+    )
+    heads: Annotated[int, Field(ge=1, le=256)] = Field(default=8, description="attention heads")
+    landmarks: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=256,
+        description="landmarks of the attention, at most; exact softmax attention where a bag has no more tokens",
+    )
+    dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
+        default=0.1, description="dropout on each attention's result, in training"
+    )
+
+
+class TransMil(BagModel):
+    """TransMIL; see the module's docstring for the formulas.
+
+    Args:
+        width: feature width D.
+        n_classes: C.
+        options: see ``TransMilOptions``.
+
+    Raises:
+        ConfigError: the heads do not divide the tokens.
+    """
+
+    def __init__(self, width: int, n_classes: int, options: TransMilOptions) -> None:
+        super().__init__()
+        inner = options.inner
+        if inner % options.heads:
+            raise ConfigError(
+                f"model.options.inner = {inner}: not a multiple of heads = {options.heads}",
+                remedy=f"take inner = {math.ceil(inner / options.heads) * options.heads}, or other heads",
+            )
+        self.input_norm = input_norm(options.input_norm, width)
+        self.reduce = nn.Linear(width, inner)
+        self.class_token_1L = nn.Parameter(torch.randn(1, inner))
+        self.first_norm = nn.LayerNorm(inner)
+        self.first = NystromAttention(inner, options.heads, options.landmarks, options.dropout)
+        self.position = PyramidPosition(inner)
+        self.second_norm = nn.LayerNorm(inner)
+        self.second = NystromAttention(inner, options.heads, options.landmarks, options.dropout)
+        self.norm = nn.LayerNorm(inner)
+        self.slide_head = nn.Linear(inner, n_classes)
+
+    def forward(self, bag: Bag) -> BagOutput:
+        """Classify one bag; in training mode with dropout, drawn from torch's global generators."""
+        weight = self.reduce.weight
+        h_NL = torch.relu(self.reduce(self.input_norm(bag.features_ND.to(device=weight.device, dtype=weight.dtype))))
+        n_repeated = _side(len(bag)) ** 2 - len(bag)
+        t_TL = torch.cat([self.class_token_1L, h_NL, h_NL[:n_repeated]])
+        t_TL = t_TL + self.first(self.first_norm(t_TL))
+        class_1L, square_TL = t_TL.split([1, len(t_TL) - 1])
+        x_TL = self.second_norm(torch.cat([class_1L, self.position(square_TL)]))
+        slide_L = self.norm(class_1L + self.second.first_token(x_TL))[0]
+        return BagOutput(
+            logits_C=self.slide_head(slide_L),
+            attention_KN=_fold(torch.softmax(self.second.first_token_scores(x_TL)[:, 1:], dim=1), len(bag)),
+            slide_vector_L=slide_L,
+        )
+
+    def loss(self, output: BagOutput, target: int, class_weights_C: Tensor | None = None) -> Tensor:
+        """Return the slide's cross-entropy."""
+        return weighted_cross_entropy(output.logits_C[None], target, class_weights_C)
+
+    def parameter_groups(self) -> dict[str, list[str]]:
+        """Return one group, ``image``: everything is learned from the patches."""
+        return {"image": list(self.state_dict())}
+
+
+class PyramidPosition(nn.Module):
+    """PPEG: each token of the square gains what 7 × 7, 5 × 5 and 3 × 3 depthwise convolutions see around it."""
+
+    def __init__(self, inner: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.Conv2d(inner, inner, k, padding=k // 2, groups=inner) for k in (7, 5, 3))
+
+    def forward(self, x_TL: Tensor) -> Tensor:
+        """Return the S² tokens (row by row) with their neighbourhoods, in the same order."""
+        side = _side(len(x_TL))
+        # All three and the identity are one 7 × 7 convolution: one pass over the tokens instead of four.
+        kernel_L177, bias_L = self._merged()
+        # A view: the channels of the tokens lie innermost, where convolutions on every device are fast too.
+        image_1LSS = x_TL.unflatten(0, (side, side)).permute(2, 0, 1)[None]
+        image_1LSS = nn.functional.conv2d(image_1LSS, kernel_L177, padding=3, groups=x_TL.shape[1])
+        return image_1LSS[0].permute(1, 2, 0).flatten(0, 1) + bias_L
+
+    def _merged(self) -> tuple[Tensor, Tensor]:
+        """Return the kernel (L, 1, 7, 7) and bias (L) of the sum of the identity and the convolutions."""
+        weights = [convolution.weight for convolution in self.convolutions]
+        kernel_L177 = sum((nn.functional.pad(w, [(7 - w.shape[-1]) // 2] * 4) for w in weights), self._identity())
+        return kernel_L177, torch.stack([convolution.bias for convolution in self.convolutions]).sum(dim=0)
+
+    def _identity(self) -> Tensor:
+        weight = self.convolutions[0].weight
+        identity_77 = torch.zeros(7, 7, dtype=weight.dtype, device=weight.device)
+        identity_77[3, 3] = 1
+        return identity_77
+
+
+def _side(n: int) -> int:
+    """Return the edge of the smallest square of at least n ≥ 1 cells, in exact arithmetic."""
+    return math.isqrt(n - 1) + 1
+
+
+def _fold(attention_KT: Tensor, n_instances: int) -> Tensor:
+    """Add the attention of the repeated tokens, which stand behind the N patches, to that of their originals."""
+    repeated_KT = attention_KT[:, n_instances:]
+    room = n_instances - repeated_KT.shape[1]
+    return attention_KT[:, :n_instances] + nn.functional.pad(repeated_KT, (0, room))
