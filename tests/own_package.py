@@ -1,4 +1,4 @@
-"""Packages of a user's own: written into a folder as pip would install them, found wherever that folder is on the path."""
+"""Packages of a user's own: written into a folder as pip installs them, found wherever that folder is on the path."""
 
 import sys
 from collections.abc import Iterator

@@ -139,6 +139,8 @@ def _construct(
     arguments = {"width": width, "n_classes": n_classes, **options}
     try:
         inspect.signature(target).bind(**arguments)
+    except ValueError:
+        pass  # written in C, it has no signature to look at: the call itself tells
     except TypeError as error:
         takes = ", ".join(_options(target)) or "none"
         raise own.fault(
@@ -160,7 +162,10 @@ def _construct(
 
 def _options(target: Callable[..., object]) -> dict[str, inspect.Parameter]:
     """Return what the target takes beside width and n_classes, without ``*args`` and ``**kwargs``."""
-    parameters = inspect.signature(target).parameters
+    try:
+        parameters = inspect.signature(target).parameters
+    except ValueError:  # written in C
+        return {}
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {
         name: parameter
@@ -218,7 +223,10 @@ def _with_counter(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any
 
 def _check_state(own: OwnModel, model: BagModel) -> None:
     """Refuse a state that could not be averaged over hospitals."""
-    state = model.state_dict()
+    try:
+        state, by_group = model.state_dict(), model.parameter_groups()
+    except Exception as error:
+        raise own.fault(f"does not tell its state or its parameter groups: {in_words(error)}") from error
     for name, value in state.items():
         remedy = f"make '{name}' float32, or keep it out of the state: register_buffer(…, persistent=False)"
         if name.endswith("num_batches_tracked"):
@@ -231,7 +239,7 @@ def _check_state(own: OwnModel, model: BagModel) -> None:
             raise own.fault(f"'{name}' is {value.dtype}: only float32 is averaged over hospitals", remedy)
         if not bool(value.isfinite().all()):
             raise own.fault(f"'{name}' holds NaN or infinite values, which no update may", remedy)
-    groups = [name for group in model.parameter_groups().values() for name in group]
+    groups = [name for group in by_group.values() for name in group]
     if sorted(groups) != sorted(state):
         odd = sorted(set(groups) ^ set(state)) or sorted({name for name in groups if groups.count(name) > 1})
         raise own.fault(

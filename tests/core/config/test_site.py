@@ -36,6 +36,7 @@ threads = 4
 [policy]
 federations = ["lung", "liver"]
 models = ["acmil"]
+own_models = ["my-mil"]
 max_local_epochs = 3
 min_patients = 5
 """
@@ -83,6 +84,7 @@ def test_every_key_is_read_and_relative_paths_are_the_files(tmp_path: Path) -> N
         "policy": {
             "federations": ["lung", "liver"],
             "models": ["acmil"],
+            "own_models": ["my-mil"],
             "max_local_epochs": 3,
             "min_patients": 5,
         },
