@@ -12,6 +12,7 @@ from fedpath.core.errors import ConfigError
 from fedpath.core.models.acmil import Acmil, AcmilOptions
 from fedpath.core.models.clam import ClamMB, ClamOptions, ClamSB
 from fedpath.core.models.dsmil import Dsmil, DsmilOptions
+from fedpath.core.models.dtfd import DtfdAfs, DtfdMaxS, DtfdOptions
 from fedpath.core.models.inputs import BagModelOptions
 from fedpath.core.models.max_pool import MaxPool
 from fedpath.core.models.mean_pool import MeanPool
@@ -80,6 +81,20 @@ _MODELS = {
         "features; a slide vector of classes times feature width",
         DsmilOptions,
         Dsmil,
+    ),
+    "dtfd-afs": _Row(
+        "attention over pseudo-bags, then over their pooled features",
+        "Zhang et al., CVPR 2022",
+        "features, in the file's order",
+        DtfdOptions,
+        DtfdAfs,
+    ),
+    "dtfd-maxs": _Row(
+        "attention over pseudo-bags, then over the most telling patch of each",
+        "Zhang et al., CVPR 2022",
+        "features, in the file's order",
+        DtfdOptions,
+        DtfdMaxS,
     ),
     "max-pool": _Row(
         "the elementwise maximum over the patches",
