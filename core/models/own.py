@@ -86,9 +86,17 @@ def options_of(own: OwnModel) -> dict[str, Any]:
     """Import an own model and return the defaults of its options; ``inspect.Parameter.empty`` marks those without.
 
     Raises:
-        ConfigError: the package cannot be imported.
+        ConfigError: the package cannot be imported, or the model does not take ``width`` and ``n_classes``.
     """
-    return {name: parameter.default for name, parameter in _options(_import(own)).items()}
+    target = _import(own)
+    signature = _signature(target)
+    try:
+        signature.bind_partial(width=1, n_classes=2)
+    except TypeError as error:
+        raise own.fault(
+            f"cannot be called with width and n_classes: {error}", "let it take both as keyword arguments"
+        ) from error
+    return {name: parameter.default for name, parameter in _options(signature).items()}
 
 
 def build_own(own: OwnModel, *, width: int, n_classes: int, options: Mapping[str, Any], seed: int) -> BagModel:
@@ -138,11 +146,9 @@ def _construct(
         raise own.fault(f"[model.options] sets {taken[0]}", "remove it: it follows from [features] and [task]")
     arguments = {"width": width, "n_classes": n_classes, **options}
     try:
-        inspect.signature(target).bind(**arguments)
-    except ValueError:
-        pass  # written in C, it has no signature to look at: the call itself tells
+        _signature(target).bind(**arguments)
     except TypeError as error:
-        takes = ", ".join(_options(target)) or "none"
+        takes = ", ".join(_options(_signature(target))) or "none"
         raise own.fault(
             f"cannot be called with width, n_classes and [model.options]: {error}",
             f"correct [model.options]: the options it takes are {takes}",
@@ -160,16 +166,20 @@ def _construct(
     return module
 
 
-def _options(target: Callable[..., object]) -> dict[str, inspect.Parameter]:
-    """Return what the target takes beside width and n_classes, without ``*args`` and ``**kwargs``."""
+def _signature(target: Callable[..., object]) -> inspect.Signature:
+    """Return how the target is called; what is written in C may not say, and takes anything until it is called."""
     try:
-        parameters = inspect.signature(target).parameters
-    except ValueError:  # written in C
-        return {}
+        return inspect.signature(target)
+    except ValueError:
+        return inspect.Signature([inspect.Parameter("options", inspect.Parameter.VAR_KEYWORD)])
+
+
+def _options(signature: inspect.Signature) -> dict[str, inspect.Parameter]:
+    """Return what is taken beside width and n_classes, without ``*args`` and ``**kwargs``."""
     variable = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
     return {
         name: parameter
-        for name, parameter in parameters.items()
+        for name, parameter in signature.parameters.items()
         if name not in ("width", "n_classes") and parameter.kind not in variable
     }
 

@@ -1,4 +1,4 @@
-"""The commands `cohort from-table`, `models list` and `train`, run as a user runs them."""
+"""The commands `cohort from-table` and `train`, run as a user runs them."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 from command import fedpath
 
 from fedpath.core.cohort import load_cohort, load_examples
-from fedpath.core.models import available_models, load_model
+from fedpath.core.models import load_model
 from fedpath.core.training import evaluate
 
 FEDERATION = """
@@ -128,15 +128,6 @@ def test_a_bad_table_is_one_line_and_a_remedy(tmp_path: Path) -> None:
         f"error: {tmp_path}/table.csv, line 1: could not convert string to float: 'f1'",
         "remedy: features are numbers; name a header row with --header",
     ]
-
-
-def test_lists_every_model_with_its_options() -> None:
-    run = fedpath("models", "list")
-    assert run.code == 0
-    for model in available_models():
-        assert model.name in run.out
-        for option in model.options:
-            assert option.name in run.out
 
 
 def test_features_of_another_encoder_are_not_mixed_in(hospitals: Path, tmp_path: Path) -> None:

@@ -1,17 +1,20 @@
 """What this hospital accepts."""
 
+from pathlib import Path
+
 import pytest
+from own_package import installed, write_package
 
 from fedpath.client.policy import check_order
 from fedpath.core.config.federation import FeaturesSection, ModelSection
 from fedpath.core.config.site import PolicySection
-from fedpath.core.errors import RefusedError
+from fedpath.core.errors import ConfigError, RefusedError
 from fedpath.core.exchange.messages import Describe, Evaluate, Finish, Order, Refuse, RunFacts, Train
 
 HASH = "0" * 64
 
 
-def facts(federation: str = "lung", model: str = "acmil") -> RunFacts:
+def facts(federation: str = "lung", model: str = "acmil", package: str | None = None) -> RunFacts:
     return RunFacts(
         federation=federation,
         run="r1",
@@ -19,10 +22,11 @@ def facts(federation: str = "lung", model: str = "acmil") -> RunFacts:
         labels=["no", "yes"],
         features=FeaturesSection(encoder="e", width=4),
         model=ModelSection(name=model),
+        package=package,
     )
 
 
-def train(local_epochs: int = 1, **changes: str) -> Train:
+def train(local_epochs: int = 1, **changes: str | None) -> Train:
     return Train(
         facts=facts(**changes),
         round=1,
@@ -35,7 +39,7 @@ def train(local_epochs: int = 1, **changes: str) -> Train:
     )
 
 
-def all_orders(**changes: str) -> list[Order]:
+def all_orders(**changes: str | None) -> list[Order]:
     run = facts(**changes)
     return [
         Describe(facts=run),
@@ -50,11 +54,11 @@ def check(policy: PolicySection, order: Order) -> None:
     check_order(policy, order, site="A", federation="lung")
 
 
-def refusal(policy: PolicySection, order: Order) -> str:
+def refusal(policy: PolicySection, order: Order, remedy: str = "[policy]") -> str:
     with pytest.raises(RefusedError) as caught:
         check(policy, order)
     assert caught.value.exit_code == 5
-    assert "[policy]" in caught.value.remedy
+    assert remedy in caught.value.remedy
     return caught.value.message
 
 
@@ -95,3 +99,48 @@ def test_local_epochs() -> None:
     assert "exceed" in refusal(PolicySection(), train(51))  # there is always a limit
     # Only training takes epochs.
     check(PolicySection(max_local_epochs=1), Describe(facts=facts()))
+
+
+OWN = {"model": "my-mil", "package": "my-package 1.0"}
+
+
+def test_models_of_other_packages_run_only_where_they_are_named(tmp_path: Path) -> None:
+    module = write_package(tmp_path)
+    with installed(tmp_path):
+        for order in all_orders(**OWN):
+            check(PolicySection(own_models=["my-mil"]), order)
+            check(PolicySection(own_models=["my-mil"], models=["acmil", "my-mil"]), order)
+            for policy in (PolicySection(), PolicySection(models=["my-mil"]), PolicySection(own_models=["my-mill"])):
+                assert refusal(policy, order) == (
+                    "site A refuses: model 'my-mil' is none of fedpath's here, "
+                    "and not among the own_models that may run"
+                )
+            # `models` counts for them too.
+            message = refusal(PolicySection(own_models=["my-mil"], models=["acmil"]), order)
+            assert "model 'my-mil' is not among those that may be trained here" in message
+        # fedpath's own need no mention.
+        check(PolicySection(own_models=["my-mil"]), train())
+    # Whatever was decided, it was decided before anything of the package ran.
+    assert list(tmp_path.glob("imported-by-*")) == []
+    assert module.exists()
+
+
+def test_a_model_whose_package_is_not_installed_is_refused_by_name(tmp_path: Path) -> None:
+    allowed = PolicySection(own_models=["my-mil"])
+    for order in all_orders(**OWN):
+        assert refusal(allowed, order, remedy="install my-package 1.0") == (
+            "site A refuses: no package installed here names model 'my-mil' "
+            "(entry point 'my-mil' of group fedpath.models)"
+        )
+    write_package(tmp_path, version="1.1")
+    with installed(tmp_path):
+        for order in all_orders(**OWN):
+            assert refusal(allowed, order, remedy="install my-package 1.0, or let the coordinator") == (
+                "site A refuses: model 'my-mil' is of my-package 1.1 here, of my-package 1.0 at the coordinator"
+            )
+        check(allowed, train(model="my-mil", package="my-package 1.1"))
+        check(allowed, train(model="my-mil"))  # a coordinator that does not say
+    write_package(tmp_path, package="yours")
+    with installed(tmp_path), pytest.raises(ConfigError, match=r"two packages: my-package 1\.1 and yours 1\.0"):
+        check(allowed, train(**OWN))
+    assert list(tmp_path.glob("imported-by-*")) == []

@@ -1,4 +1,4 @@
-"""Models by name: the same seed gives the same bits, mistakes are named. What every model keeps: test_every_model.py."""
+"""Models by name: the same seed gives the same bits, mistakes are named. See also test_every_model.py."""
 
 from typing import Any
 
