@@ -104,7 +104,14 @@ class Federation:
         return self.folder / "hospitals" / site
 
     def configure(
-        self, *, rounds: int = 3, min_sites: int | None = None, server: str = "", training: str = "", seed: int = 0
+        self,
+        *,
+        rounds: int = 3,
+        min_sites: int | None = None,
+        server: str = "",
+        model: str = "[model.options]\ninner = 8\nattention = 8",
+        training: str = "",
+        seed: int = 0,
     ) -> None:
         """Write federation.toml."""
         sites = ", ".join(f'"{site}"' for site in self.sites)
@@ -114,7 +121,7 @@ class Federation:
             f'[server]\naddress = "127.0.0.1:{self.port}"\n{quorum}{server}\n'
             '[task]\nlabels = ["normal", "tumour"]\n'
             f'[features]\nencoder = "noise"\nwidth = {WIDTH}\nmpp = 0.5\npatch_px = 128\n'
-            "[model.options]\ninner = 8\nattention = 8\n"
+            f"{model}\n"
             f"[training]\nrounds = {rounds}\nlearning_rate = 0.003\n{training}\n"
         )
 
