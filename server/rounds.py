@@ -119,6 +119,7 @@ class FederatedRun:
             learning_rate=config.learning_rate,
             weight_decay=config.weight_decay,
             class_weights=config.class_weights,
+            accumulate_bags=config.accumulate_bags,
         )
         self._events.emit("round_started", round=round_, rounds=config.rounds, sites=sites)
         mean, aggregation_s = GroupMean(model), 0.0

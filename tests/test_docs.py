@@ -249,6 +249,7 @@ def test_every_exit_code_is_documented() -> None:
 
 def test_literal_choices_are_documented() -> None:
     rows = _documented("site.toml")["[compute]"]
-    choices = SiteConfig.model_fields["compute"].annotation.model_fields["device"].annotation  # type: ignore[union-attr]
-    assert get_origin(choices) is Literal
-    assert all(f'`"{choice}"`' in rows["device"][0] for choice in get_args(choices))
+    for key in ("device", "precision"):
+        choices = SiteConfig.model_fields["compute"].annotation.model_fields[key].annotation  # type: ignore[union-attr]
+        assert get_origin(choices) is Literal
+        assert all(f'`"{choice}"`' in rows[key][0] for choice in get_args(choices))

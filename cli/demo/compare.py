@@ -16,8 +16,8 @@ from fedpath.core.config import FederationConfig, load_federation, load_site
 from fedpath.core.models import load_model
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.report.data import Heatmap, Interval, ModelKind, ModelResult, Prediction
+from fedpath.core.training.bootstrap import bootstrap_auc
 from fedpath.core.training.evaluation import predict
-from fedpath.core.training.metrics import bootstrap_auc
 
 _HEATMAPS_PER_HOSPITAL = 2
 

@@ -40,6 +40,7 @@ from fedpath.core.models.registry import build_model
 from fedpath.core.training.device import choose_device
 from fedpath.core.training.evaluation import NotFiniteError, evaluate
 from fedpath.core.training.loop import TrainSettings, train
+from fedpath.core.training.precision import choose_precision
 
 FINAL_MODEL = "federated.safetensors"
 
@@ -58,6 +59,7 @@ class Worker:
         self._examples: dict[Split, list[Example]] = {}
         self._loaded_for: tuple[tuple[str, ...], int] = ((), 0)
         self._device = choose_device(config.compute.device)
+        self._precision = choose_precision(config.compute.precision, self._device)
         torch.set_num_threads(config.compute.threads)
 
     def carry_out(self, order: Order, arrays: Arrays) -> tuple[Answer, Arrays]:
@@ -110,7 +112,14 @@ class Worker:
         model = self._model(order.facts, arrays, order.base)
         validation = self._metrics(model, self._load("validation", order.facts))
         self._events.emit("validated", round=order.round - 1, **validation.model_dump())
-        settings = TrainSettings(order.local_epochs, order.learning_rate, order.weight_decay, order.class_weights)
+        settings = TrainSettings(
+            epochs=order.local_epochs,
+            learning_rate=order.learning_rate,
+            weight_decay=order.weight_decay,
+            class_weights=order.class_weights,
+            accumulate_bags=order.accumulate_bags,
+            precision=self._precision,
+        )
 
         def progress(done: int, total: int, loss: float) -> None:
             if done == total or done % max(1, total // 10) == 0:

@@ -89,6 +89,10 @@ class TrainingSection(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 1e-5
     class_weights: bool = True
     """Weight the loss by inverse class frequency of the site's training bags."""
+    accumulate_bags: Annotated[int, Field(ge=1)] = 1
+    """Bags an optimizer step learns from; their gradients are averaged."""
+    patience: Annotated[int, Field(ge=1)] | None = None
+    """`fedpath train` only: stop after this many validations in a row without a better one."""
 
 
 class AggregationSection(Section):

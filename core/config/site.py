@@ -52,6 +52,8 @@ class ComputeSection(Section):
     """What this hospital's machine may use."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the matrix products in training; "auto" takes bfloat16 where the device makes it fast."""
     threads: Annotated[int, Field(ge=1)] = 1
 
 

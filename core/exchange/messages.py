@@ -68,6 +68,7 @@ class Train(Section):
     learning_rate: Annotated[float, Field(gt=0)]
     weight_decay: Annotated[float, Field(ge=0)]
     class_weights: bool
+    accumulate_bags: Annotated[int, Field(ge=1)] = 1
 
     @model_validator(mode="after")
     def _is_one_of_the_rounds(self) -> Self:

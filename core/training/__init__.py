@@ -1,9 +1,11 @@
 """The local loop, its metrics, and training without a federation. Shape letters: see ``fedpath.core.models``."""
 
 from fedpath.core.training.alone import AloneResult, Validated, train_alone
+from fedpath.core.training.bootstrap import Interval, bootstrap, bootstrap_auc
 from fedpath.core.training.evaluation import Metrics, evaluate, predict
-from fedpath.core.training.loop import TrainResult, TrainSettings, class_weights, learning_rate_at, train
-from fedpath.core.training.metrics import Interval, auc, balanced_accuracy, bootstrap_auc, macro_f1
+from fedpath.core.training.loop import TrainResult, TrainSettings, class_weights, train
+from fedpath.core.training.metrics import auc, balanced_accuracy, brier_score, calibration_error, macro_f1
+from fedpath.core.training.schedule import learning_rate_at
 
 __all__ = [
     "AloneResult",
@@ -14,7 +16,10 @@ __all__ = [
     "Validated",
     "auc",
     "balanced_accuracy",
+    "bootstrap",
     "bootstrap_auc",
+    "brier_score",
+    "calibration_error",
     "class_weights",
     "evaluate",
     "learning_rate_at",

@@ -11,10 +11,12 @@ from torch import Tensor
 
 from fedpath.core.cohort.examples import Example
 from fedpath.core.config.federation import FederationConfig
+from fedpath.core.errors import ConfigError
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.registry import build_model
 from fedpath.core.training.evaluation import Metrics, evaluate
 from fedpath.core.training.loop import TrainSettings, train
+from fedpath.core.training.precision import Precision
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,8 @@ class AloneResult:
     """The state with the highest validation AUC, then the lowest validation loss; the last one without validation."""
     last_state: dict[str, Tensor]
     best_epoch: int
+    epochs: int
+    """Epochs done; fewer than planned when patience ran out."""
     history: tuple[Validated, ...]
 
 
@@ -47,47 +51,70 @@ def train_alone(
     *,
     seed: int,
     device: torch.device | str = "cpu",
+    precision: Precision = "auto",
     progress: Callable[[int, int, float], None] | None = None,
     validated: Callable[[Validated], None] | None = None,
 ) -> AloneResult:
     """Train ``rounds × local_epochs`` epochs from the federation's initialisation, validating every ``local_epochs``.
 
+    With ``training.patience`` the training ends after that many validations in a row that brought no better model; up
+    to there it is the same training, for the schedule stays that of the planned number of epochs.
+
     Args:
         config: of the federation; its seed gives the initialisation.
         examples_train: at least one.
-        examples_validation: may be empty.
+        examples_validation: may be empty, unless there is a patience.
         seed: of the training: order, masks, dropout.
         device: where to train.
+        precision: see ``fedpath.core.training.precision``.
         progress: as in ``train``.
         validated: called with each validation.
+
+    Raises:
+        ConfigError: a patience without validation; else as ``train``.
     """
+    patience = config.training.patience
+    if patience is not None and not examples_validation:
+        raise ConfigError(
+            "training.patience needs validation patients, and there are none",
+            remedy="remove patience from federation.toml, or give some patients split 'validation'",
+        )
     model = initial_model(config)
-    settings = settings_of(config, epochs=config.training.rounds * config.training.local_epochs)
+    planned = config.training.rounds * config.training.local_epochs
+    settings = settings_of(config, epochs=planned, precision=precision)
     history: list[Validated] = []
     losses: list[float] = []
     best: tuple[tuple[float, float], int, dict[str, Tensor]] | None = None
+    epochs, without_gain = planned, 0
 
     def note(done: int, total: int, loss: float) -> None:
         losses.append(loss)
         if progress is not None:
             progress(done, total, loss)
 
-    def validate(epoch: int) -> None:
-        nonlocal best
+    def validate(epoch: int) -> bool:
+        nonlocal best, epochs, without_gain
         if epoch % config.training.local_epochs:
-            return
+            return False
         metrics = evaluate(model, examples_validation, device) if examples_validation else None
         history.append(Validated(epoch, sum(losses) / len(losses), metrics))
         losses.clear()
         if validated is not None:
             validated(history[-1])
-        if metrics is not None and (best is None or merit(metrics) > best[0]):
-            best = (merit(metrics), epoch, _copy_state(model))
+        if metrics is None:
+            return False
+        if best is None or merit(metrics) > best[0]:
+            best, without_gain = (merit(metrics), epoch, _copy_state(model)), 0
+        else:
+            without_gain += 1
+        if without_gain == patience:
+            epochs = epoch
+        return without_gain == patience
 
     train(model, examples_train, settings, seed=seed, device=device, progress=note, after_epoch=validate)
     last_state = _copy_state(model)
-    _, best_epoch, best_state = best or (None, settings.epochs, last_state)
-    return AloneResult(best_state, last_state, best_epoch, tuple(history))
+    _, best_epoch, best_state = best or (None, epochs, last_state)
+    return AloneResult(best_state, last_state, best_epoch, epochs, tuple(history))
 
 
 def initial_model(config: FederationConfig) -> BagModel:
@@ -101,7 +128,7 @@ def initial_model(config: FederationConfig) -> BagModel:
     )
 
 
-def settings_of(config: FederationConfig, *, epochs: int) -> TrainSettings:
+def settings_of(config: FederationConfig, *, epochs: int, precision: Precision = "auto") -> TrainSettings:
     """Return the loop's settings for ``epochs`` epochs under a federation's [training]."""
     training = config.training
     return TrainSettings(
@@ -109,6 +136,8 @@ def settings_of(config: FederationConfig, *, epochs: int) -> TrainSettings:
         learning_rate=training.learning_rate,
         weight_decay=training.weight_decay,
         class_weights=training.class_weights,
+        accumulate_bags=training.accumulate_bags,
+        precision=precision,
     )
 
 

@@ -1,4 +1,4 @@
-"""The local training loop: AdamW, one bag a step, a half-cosine learning rate over the whole run.
+"""The local training loop: AdamW, one bag or a few a step, a half-cosine learning rate over the whole run.
 
 A site in a federation trains a part of the run in each round (`span`); a hospital alone trains it in one go. Both call
 ``train``. The optimizer starts afresh with each call: its state never travels.
@@ -7,7 +7,7 @@ A site in a federation trains a part of the run in each round (`span`); a hospit
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,9 @@ from fedpath.core.cohort.examples import Example
 from fedpath.core.errors import ConfigError
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.randomness import seeded
+from fedpath.core.training.device import deterministic
+from fedpath.core.training.precision import Precision, choose_precision, forward
+from fedpath.core.training.schedule import learning_rate_at
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,10 @@ class TrainSettings:
     weight_decay: float = 1e-5
     class_weights: bool = True
     """Weight the loss by inverse class frequency of these examples."""
+    accumulate_bags: int = 1
+    """Bags a step learns from: the mean of their gradients. The last step of an epoch has what remains."""
+    precision: Precision = "auto"
+    """Of the matrix products; see ``fedpath.core.training.precision``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +44,7 @@ class TrainResult:
     """What a call of ``train`` did."""
 
     loss: float
-    """Mean training loss over the last epoch, with masks and dropout on."""
+    """Mean training loss over the last epoch done, with masks and dropout on."""
     bags: int
     """Slides trained on."""
     patients: int
@@ -55,12 +62,13 @@ def train(
     span: tuple[float, float] = (0.0, 1.0),
     device: torch.device | str = "cpu",
     progress: Callable[[int, int, float], None] | None = None,
-    after_epoch: Callable[[int], None] | None = None,
+    after_epoch: Callable[[int], bool | None] | None = None,
 ) -> TrainResult:
     """Train ``model`` in place.
 
     All randomness (order of the bags, masks, dropout) comes from ``seed``: the same call on the same machine gives the
-    same bits, whatever ran before, and torch's global generator is left as it was.
+    same bits, whatever ran before, and torch's global generator is left as it was. The schedule counts bags, so it is
+    the same course however many of them a step accumulates: a step has the learning rate of its first bag.
 
     Args:
         model: moved to ``device``, trained there, and left in eval mode.
@@ -69,43 +77,49 @@ def train(
         seed: 0 ≤ seed < 2**63.
         span: the part of the whole run's schedule that this call covers; round r of R is (r/R, (r+1)/R).
         device: where to train.
-        progress: called after each bag with steps done, steps in total, and the bag's loss.
-        after_epoch: called with the number of epochs done; may evaluate the model but not change it.
+        progress: called after each bag with bags done, bags in total, and the bag's loss.
+        after_epoch: called with the number of epochs done; may evaluate the model but not change it. Training ends
+            early when it returns True.
 
     Raises:
-        ConfigError: the loss left the finite numbers.
+        ConfigError: the loss left the finite numbers, or the device lacks the precision asked for.
     """
     if not examples:
         raise ValueError("no examples to train on")
     if not 0 <= span[0] < span[1] <= 1:
         raise ValueError(f"span {span} is no part of (0, 1)")
     started = time.perf_counter()
+    device = torch.device(device)
+    precision = choose_precision(settings.precision, device)
     model.to(device)
     weights_C = class_weights(examples).to(device) if settings.class_weights else None
     optimizer = torch.optim.AdamW(
         model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
     )
-    n_steps = settings.epochs * len(examples)
+    n_bags, done = settings.epochs * len(examples), 0
     order = torch.Generator().manual_seed(seed)
-    step, losses = 0, [0.0]
-    with seeded(seed, device):
+    losses = [0.0]
+    with seeded(seed, device), deterministic(device):
         for epoch in range(settings.epochs):
             model.train()
             losses = []
-            for index in torch.randperm(len(examples), generator=order).tolist():
-                position = span[0] + (span[1] - span[0]) * step / n_steps
+            for group in _groups(torch.randperm(len(examples), generator=order).tolist(), settings.accumulate_bags):
+                position = span[0] + (span[1] - span[0]) * done / n_bags
                 optimizer.param_groups[0]["lr"] = learning_rate_at(position, settings.learning_rate)
                 optimizer.zero_grad()
-                loss = model.loss(model(examples[index].bag), examples[index].target, weights_C)
-                loss.backward()  # type: ignore[no-untyped-call]
+                for index in group:
+                    example = examples[index]
+                    output = forward(model, example.bag, device=device, precision=precision)
+                    loss = model.loss(output, example.target, weights_C)
+                    (loss / len(group)).backward()  # type: ignore[no-untyped-call]
+                    done += 1
+                    losses.append(_finite(loss.item(), example, settings))
+                    if progress is not None:
+                        progress(done, n_bags, losses[-1])
                 optimizer.step()
-                step += 1
-                losses.append(_finite(loss.item(), examples[index], settings))
-                if progress is not None:
-                    progress(step, n_steps, losses[-1])
             model.eval()
-            if after_epoch is not None:
-                after_epoch(epoch + 1)
+            if after_epoch is not None and after_epoch(epoch + 1):
+                break
     return TrainResult(
         loss=math.fsum(losses) / len(losses),
         bags=len(examples),
@@ -114,9 +128,10 @@ def train(
     )
 
 
-def learning_rate_at(position: float, start: float) -> float:
-    """Return the half-cosine learning rate at ``position`` (0 to 1) of the whole run: ``start`` at 0, 0 at 1."""
-    return start * 0.5 * (1 + math.cos(math.pi * position))
+def _groups(order: list[int], size: int) -> Iterator[list[int]]:
+    """Yield ``order`` in pieces of ``size``; the last one may be smaller."""
+    for start in range(0, len(order), size):
+        yield order[start : start + size]
 
 
 def class_weights(examples: Sequence[Example]) -> Tensor:

@@ -1,22 +1,15 @@
-"""Metrics of slide-level predictions, and confidence intervals that respect patients."""
+"""Metrics of slide-level predictions. Every slide counts the same; intervals: see ``bootstrap``."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import f1_score, recall_score, roc_auc_score
+from sklearn.metrics import brier_score_loss, f1_score, recall_score, roc_auc_score
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A figure with its 95 % confidence interval."""
-
-    value: float
-    low: float
-    high: float
+Ints = NDArray[np.int64]
+N_BINS = 15
+"""Of the top class's probability, for calibration."""
 
 
 def auc(targets: ArrayLike, scores: ArrayLike) -> float | None:
@@ -30,8 +23,8 @@ def auc(targets: ArrayLike, scores: ArrayLike) -> float | None:
     Returns:
         The AUC, or None when fewer than two classes occur.
     """
-    targets_B, scores_BC = _checked(targets, scores)
-    parts = [roc_auc_score(positive_B, score_B) for positive_B, score_B in _one_vs_rest(targets_B, scores_BC)]
+    targets_B, scores_BC = checked(targets, scores)
+    parts = [roc_auc_score(positive_B, score_B) for positive_B, score_B in one_vs_rest(targets_B, scores_BC)]
     return float(np.mean(parts)) if parts else None
 
 
@@ -49,60 +42,75 @@ def macro_f1(targets: ArrayLike, predicted: ArrayLike, n_classes: int) -> float:
     return float(f1_score(targets, predicted, labels=range(n_classes), average="macro", zero_division=0))
 
 
-def bootstrap_auc(
-    targets: ArrayLike, scores: ArrayLike, patients: Sequence[str], *, seed: int, samples: int = 2000
-) -> Interval | None:
-    """Return the AUC with its 95 % percentile interval from resampling patients.
+def brier_score(targets: ArrayLike, probabilities: ArrayLike) -> float:
+    """Return the mean squared error of the probabilities (Brier 1950); 0 is perfect.
 
-    Slides of one patient are not independent, so whole patients are drawn with replacement. A sample in which some
-    class of the data does not occur has another estimand and is left out.
-
-    Args:
-        targets: class index of each slide (B).
-        scores: as in ``auc``.
-        patients: patient of each slide (B).
-        seed: of the resampling.
-        samples: bootstrap samples drawn.
-
-    Returns:
-        The interval, or None when fewer than two classes occur.
+    Two classes: of the positive class's probability, from 0 to 1. More: summed over the classes, from 0 to 2.
     """
-    targets_B, scores_BC = _checked(targets, scores)
-    if len(patients) != len(targets_B):
-        raise ValueError(f"{len(patients)} patients for {len(targets_B)} slides")
-    value = auc(targets_B, scores_BC)
-    if value is None:
-        return None
-    names, patient_B = np.unique(np.asarray(patients), return_inverse=True)
-    rng = np.random.default_rng(seed)
-    # How often each patient is drawn is multinomial; a slide weighs as often as its patient was drawn.
-    drawn_SP = rng.multinomial(len(names), np.full(len(names), 1 / len(names)), size=samples)
-    weights_SB = drawn_SP[:, patient_B].astype(np.float64)
-    with np.errstate(invalid="ignore"):  # 0/0 where a class was not drawn: those samples drop out below
-        parts = [
-            _weighted_auc(positive_B, score_B, weights_SB) for positive_B, score_B in _one_vs_rest(targets_B, scores_BC)
-        ]
-    sampled_S = np.mean(parts, axis=0)
-    sampled_S = sampled_S[np.isfinite(sampled_S)]
-    low, high = np.percentile(sampled_S, [2.5, 97.5]) if len(sampled_S) else (value, value)
-    return Interval(value, float(low), float(high))
+    targets_B, probabilities_BC = checked(targets, probabilities)
+    return float(brier_score_loss(targets_B, probabilities_BC, labels=range(probabilities_BC.shape[1])))
 
 
-def _weighted_auc(positive_B: NDArray[np.bool_], score_B: Floats, weights_SB: Floats) -> Floats:
-    """Return the AUC under each row of slide weights: scikit-learn's weighted AUC, for thousands of rows at once."""
-    order_B = np.argsort(score_B, kind="stable")
-    # Slides of equal score form one step of the ROC curve.
-    starts_G = np.flatnonzero(np.r_[True, np.diff(score_B[order_B]) > 0])
-    weights_SB, positive_B = weights_SB[:, order_B], positive_B[order_B]
-    positives_SG = np.add.reduceat(weights_SB * positive_B, starts_G, axis=1)
-    negatives_SG = np.add.reduceat(weights_SB * ~positive_B, starts_G, axis=1)
-    below_SG = np.cumsum(negatives_SG, axis=1) - negatives_SG
-    won_S = (positives_SG * (below_SG + 0.5 * negatives_SG)).sum(axis=1)
-    won_S /= positives_SG.sum(axis=1) * negatives_SG.sum(axis=1)
-    return np.asarray(won_S, dtype=np.float64)
+def calibration_error(targets: ArrayLike, probabilities: ArrayLike) -> float:
+    """Return the expected calibration error: |accuracy − confidence| of each bin, weighted by its slides.
+
+    Naeini et al., AAAI 2015, on the top class as Guo et al., ICML 2017, with the bins of ``reliability``. It is never
+    negative, so on few slides even perfect probabilities score above 0.
+    """
+    bins = reliability(targets, probabilities)
+    total = sum(one.slides for one in bins)
+    return sum(one.slides / total * abs(one.accuracy - one.confidence) for one in bins)
 
 
-def _one_vs_rest(targets_B: NDArray[np.int64], scores_BC: Floats) -> list[tuple[NDArray[np.bool_], Floats]]:
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """The slides whose top class has a probability in one of the bins."""
+
+    confidence: float
+    """Mean probability of the top class."""
+    accuracy: float
+    """Share of slides whose top class is right."""
+    slides: int
+
+
+def reliability(targets: ArrayLike, probabilities: ArrayLike) -> list[Bin]:
+    """Return the bins that hold slides, of ``N_BINS`` of equal width over the probability of the top class.
+
+    A bin includes its upper edge, as in scikit-learn's ``calibration_curve``, which does not tell its slides' number.
+    """
+    targets_B, probabilities_BC = checked(targets, probabilities)
+    confidence_B, right_B, bin_B = top_class(targets_B, probabilities_BC)
+    return [
+        Bin(float(confidence_B[here].mean()), float(right_B[here].mean()), int(here.sum()))
+        for here in (bin_B == index for index in range(N_BINS))
+        if here.any()
+    ]
+
+
+def top_class(targets_B: Ints, probabilities_BC: Floats) -> tuple[Floats, Floats, Ints]:
+    """Return of each slide the probability of its top class, whether that is right (1 or 0), and its bin."""
+    confidence_B = probabilities_BC.max(axis=1)
+    right_B = (probabilities_BC.argmax(axis=1) == targets_B).astype(np.float64)
+    return confidence_B, right_B, np.searchsorted(np.linspace(0, 1, N_BINS + 1)[1:-1], confidence_B)
+
+
+def averaging(n_classes: int) -> dict[str, str]:
+    """Say of each figure over how it is averaged; the keys are those of ``Metrics`` and of ``bootstrap``."""
+    two = n_classes == 2
+    return {
+        "auc": "area under the ROC curve of the second label"
+        if two
+        else "one-vs-rest areas under the ROC curve, unweighted mean over the labels that occur (macro)",
+        "balanced_accuracy": "recall, unweighted mean over the labels that occur",
+        "macro_f1": "F1, unweighted mean over all labels",
+        "brier_score": "squared error of the second label's probability, mean over slides (0 to 1)"
+        if two
+        else "squared error of the probabilities, summed over labels, mean over slides (0 to 2)",
+        "calibration_error": f"|accuracy − confidence| of the top label, {N_BINS} equal bins weighted by slides",
+    }
+
+
+def one_vs_rest(targets_B: Ints, scores_BC: Floats) -> list[tuple[NDArray[np.bool_], Floats]]:
     """Return (is positive, score) for the positive class of two, or for every class of more, where both sides occur."""
     n_classes = scores_BC.shape[1]
     classes = [1] if n_classes == 2 else range(n_classes)
@@ -110,7 +118,7 @@ def _one_vs_rest(targets_B: NDArray[np.int64], scores_BC: Floats) -> list[tuple[
     return [(positive_B, score_B) for positive_B, score_B in pairs if positive_B.any() and not positive_B.all()]
 
 
-def _checked(targets: ArrayLike, scores: ArrayLike) -> tuple[NDArray[np.int64], Floats]:
+def checked(targets: ArrayLike, scores: ArrayLike) -> tuple[Ints, Floats]:
     """Return targets (B) and scores (B, C), a one-column score as the second of two classes."""
     targets_B = np.asarray(targets, dtype=np.int64)
     scores_BC = np.asarray(scores, dtype=np.float64)

@@ -42,6 +42,8 @@ local_epochs = 2
 learning_rate = 5e-4
 weight_decay = 0
 class_weights = false
+accumulate_bags = 8
+patience = 3
 
 [aggregation]
 max_update_norm = 12.5
@@ -106,6 +108,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             "learning_rate": 5e-4,
             "weight_decay": 0.0,
             "class_weights": False,
+            "accumulate_bags": 8,
+            "patience": 3,
         },
         "aggregation": {"max_update_norm": 12.5},
     }
@@ -126,6 +130,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     assert (config.features.mpp, config.features.patch_px, config.features.encoder_sha256) == (None, None, None)
     assert (config.model.name, config.model.options) == ("acmil", {})
     assert (config.training.rounds, config.training.local_epochs) == (10, 1)
+    assert (config.training.accumulate_bags, config.training.patience) == (1, None)
     assert config.aggregation.max_update_norm is None
 
 
@@ -199,6 +204,8 @@ def test_an_unknown_key_gets_its_near_match(tmp_path: Path, old: str, new: str, 
         ("width = 4", "width = 4\nmpp = inf", "features.mpp"),
         ("width = 4", 'width = 4\nencoder_sha256 = "abc"', "features.encoder_sha256"),
         ("width = 4", "width = 4\n[training]\nrounds = 0", "training.rounds"),
+        ("width = 4", "width = 4\n[training]\naccumulate_bags = 0", "training.accumulate_bags"),
+        ("width = 4", "width = 4\n[training]\npatience = 0", "training.patience"),
         ("width = 4", "width = 4\n[training]\nlearning_rate = -1e-3", "training.learning_rate"),
         ("width = 4", "width = 4\n[training]\nlearning_rate = inf", "training.learning_rate"),
         ("width = 4", "width = 4\n[aggregation]\nmax_update_norm = 0", "aggregation.max_update_norm"),

@@ -31,6 +31,7 @@ transform = "imagenet"
 
 [compute]
 device = "cpu"
+precision = "float32"
 threads = 4
 
 [policy]
@@ -80,7 +81,7 @@ def test_every_key_is_read_and_relative_paths_are_the_files(tmp_path: Path) -> N
             "patch_px": 256,
             "transform": "imagenet",
         },
-        "compute": {"device": "cpu", "threads": 4},
+        "compute": {"device": "cpu", "precision": "float32", "threads": 4},
         "policy": {
             "federations": ["lung", "liver"],
             "models": ["acmil"],
@@ -107,7 +108,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     assert (config.data.validation_share, config.data.test_share) == (0.2, 0.2)
     assert (config.policy.federations, config.policy.models) == (None, None)
     assert (config.policy.max_local_epochs, config.policy.min_patients) == (50, 1)
-    assert (config.compute.device, config.compute.threads) == ("auto", 1)
+    assert (config.compute.device, config.compute.precision, config.compute.threads) == ("auto", "auto", 1)
 
 
 @pytest.mark.parametrize(("validation", "test"), [(0.5, 0.5), (0.7, 0.4), (0.99, 0.01)])
@@ -125,6 +126,7 @@ def test_shares_must_leave_something_to_train_on(tmp_path: Path, validation: flo
         ("test_share = nan", "data.test_share"),
         ("split_seed = -1", "data.split_seed"),
         ('[compute]\ndevice = "tpu"', "compute.device"),
+        ('[compute]\nprecision = "float16"', "compute.precision"),
         ("[compute]\nthreads = 0", "compute.threads"),
         ('[policy]\nmodels = "acmil"', "policy.models"),
         ("[policy]\nmin_patients = 0", "policy.min_patients"),

@@ -212,3 +212,101 @@ def test_predictions_are_probabilities_and_agree_with_the_metrics() -> None:
 
 def test_one_class_only_has_no_auc() -> None:
     assert evaluate(make_model(), make_examples(8)[::2]).auc is None
+
+
+# --- accumulation -----------------------------------------------------------------------------------------------------
+
+
+def literal_run(model: BagModel, examples: Sequence[Example], epochs: int, rate: float, size: int, seed: int) -> None:
+    """AdamW on the mean gradient of each group of ``size`` bags, a bag's gradient at a time, all by hand."""
+    torch.manual_seed(seed)  # of masks and dropout
+    order = torch.Generator().manual_seed(seed)
+    weights_C = class_weights(examples).to(next(model.parameters()))
+    optimizer = torch.optim.AdamW(model.parameters(), rate, weight_decay=1e-5)
+    model.train()
+    for epoch in range(epochs):
+        indices = torch.randperm(len(examples), generator=order).tolist()
+        for start in range(0, len(examples), size):
+            gradients = []
+            for index in indices[start : start + size]:
+                loss = model.loss(model(examples[index].bag), examples[index].target, weights_C)
+                gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+            for parameter, *parts in zip(model.parameters(), *gradients, strict=True):
+                parameter.grad = torch.stack(parts).mean(dim=0)
+            seen = epoch * len(examples) + start
+            optimizer.param_groups[0]["lr"] = rate * 0.5 * (1 + math.cos(math.pi * seen / (epochs * len(examples))))
+            optimizer.step()
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
+def test_a_step_learns_from_the_mean_gradient_of_its_bags(size: int) -> None:
+    examples = make_examples(7)  # 3 + 3 + 1: the last group is divided by its own size
+    trained, expected = make_model(dropout=0.3).double(), make_model(dropout=0.3).double()
+    train(trained, examples, TrainSettings(2, 1e-2, accumulate_bags=size, precision="float32"), seed=4)
+    with torch.random.fork_rng(devices=[]):
+        literal_run(expected, examples, epochs=2, rate=1e-2, size=size, seed=4)
+    for name, value in expected.state_dict().items():
+        # Not closer: the bias of the attention scores has no gradient but rounding, which AdamW scales up.
+        torch.testing.assert_close(trained.state_dict()[name], value, rtol=1e-10, atol=1e-9)
+
+
+def test_one_bag_a_step_in_float32_is_the_plain_loop_to_the_bit() -> None:
+    examples = make_examples(5)
+    trained, expected = make_model(dropout=0.3), make_model(dropout=0.3)
+    settings = TrainSettings(3, 1e-2, precision="float32")
+    seen: list[float] = []
+    train(trained, examples, settings, seed=4, progress=lambda _done, _total, loss: seen.append(loss))
+    losses: list[float] = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(4)
+        order, weights_C = torch.Generator().manual_seed(4), class_weights(examples)
+        optimizer = torch.optim.AdamW(expected.parameters(), 1e-2, weight_decay=1e-5, fused=True)
+        expected.train()
+        for epoch in range(3):
+            for step, index in enumerate(torch.randperm(5, generator=order).tolist()):
+                optimizer.param_groups[0]["lr"] = learning_rate_at((epoch * 5 + step) / 15, 1e-2)
+                optimizer.zero_grad()
+                loss = expected.loss(expected(examples[index].bag), examples[index].target, weights_C)
+                loss.backward()  # type: ignore[no-untyped-call]
+                optimizer.step()
+                losses.append(loss.item())
+    assert seen == losses
+    assert states_equal(trained, expected)
+
+
+def test_the_schedule_counts_bags_however_many_a_step_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates: list[float] = []
+    step = torch.optim.AdamW.step
+
+    def recording(self: torch.optim.AdamW, *args: object) -> object:
+        rates.append(self.param_groups[0]["lr"])
+        return step(self)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", recording)
+    counted: list[tuple[int, int]] = []
+    train(
+        make_model(),
+        make_examples(5),
+        TrainSettings(2, 0.01, accumulate_bags=2),
+        seed=0,
+        progress=lambda done, total, _: counted.append((done, total)),
+    )
+    assert rates == pytest.approx([learning_rate_at(bags / 10, 0.01) for bags in (0, 2, 4, 5, 7, 9)], rel=1e-12)
+    assert counted == [(n + 1, 10) for n in range(10)]
+
+
+def test_the_caller_can_end_it_after_an_epoch() -> None:
+    examples, settings = make_examples(4), TrainSettings(5, 1e-3)
+    cut, whole = make_model(dropout=0.3), make_model(dropout=0.3)
+    seen: list[int] = []
+    after_two: dict[str, Tensor] = {}
+
+    def look(epoch: int) -> None:
+        if epoch == 2:
+            after_two.update({name: tensor.clone() for name, tensor in whole.state_dict().items()})
+
+    train(cut, examples, settings, seed=1, after_epoch=lambda epoch: seen.append(epoch) or epoch == 2)
+    train(whole, examples, settings, seed=1, after_epoch=look)
+    assert seen == [1, 2]
+    assert not cut.training
+    assert all(torch.equal(cut.state_dict()[name], value) for name, value in after_two.items())

@@ -4,21 +4,20 @@ import itertools
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
+from sklearn.calibration import calibration_curve
 
-from fedpath.core.training import auc, balanced_accuracy, bootstrap_auc, macro_f1
-from fedpath.core.training.metrics import _weighted_auc
+from fedpath.core.training import auc, balanced_accuracy, brier_score, calibration_error, macro_f1
+from fedpath.core.training.metrics import averaging, reliability
 
 
-def pair_auc(positive: list[bool], scores: list[float], weights: list[float] | None = None) -> float:
+def pair_auc(positive: list[bool], scores: list[float]) -> float:
     """The share of (positive, negative) pairs in the right order, ties counting half."""
-    weights = weights or [1.0] * len(scores)
-    won = total = 0.0
-    for (p, s, v), (q, t, w) in itertools.product(zip(positive, scores, weights, strict=True), repeat=2):
-        if p and not q:
-            total += v * w
-            won += v * w * (1.0 if s > t else 0.5 if s == t else 0.0)
-    return won / total
+    pairs = [
+        1.0 if s > t else 0.5 if s == t else 0.0
+        for (p, s), (q, t) in itertools.product(zip(positive, scores, strict=True), repeat=2)
+        if p and not q
+    ]
+    return sum(pairs) / len(pairs)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -45,7 +44,6 @@ def test_auc_of_more_classes_is_the_mean_of_one_against_the_rest() -> None:
 @pytest.mark.parametrize("targets", [[1, 1, 1], [0, 0, 0], []])
 def test_one_class_only_has_no_auc(targets: list[int]) -> None:
     assert auc(targets, np.arange(len(targets)) / 10) is None
-    assert bootstrap_auc(targets, np.arange(len(targets)) / 10, ["p"] * len(targets), seed=0) is None
 
 
 def test_balanced_accuracy_and_macro_f1_count_classes_equally() -> None:
@@ -59,56 +57,62 @@ def test_balanced_accuracy_and_macro_f1_count_classes_equally() -> None:
     assert macro_f1([0, 0, 1], [0, 2, 1], 3) == pytest.approx((2 / 3 + 1 + 0) / 3)
 
 
-def test_weighted_auc_is_that_of_repeated_slides() -> None:
+@pytest.mark.parametrize("n_classes", [2, 3, 5])
+def test_brier_score_is_the_mean_squared_error(n_classes: int) -> None:
+    rng = np.random.default_rng(n_classes)
+    targets, probabilities = rng.integers(0, n_classes, 30), rng.dirichlet(np.ones(n_classes), 30)
+    squares = [
+        sum((row[c] - (c == target)) ** 2 for c in range(n_classes))
+        for target, row in zip(targets, probabilities, strict=True)
+    ]
+    if n_classes == 2:
+        squares = [(row[1] - target) ** 2 for target, row in zip(targets, probabilities, strict=True)]
+    assert brier_score(targets, probabilities) == pytest.approx(sum(squares) / 30)
+    assert brier_score([0] * 4, np.eye(n_classes)[[0] * 4]) == 0  # a set of one class
+
+
+def test_calibration_error_is_that_of_a_loop_over_slides() -> None:
+    rng = np.random.default_rng(0)
+    targets, probabilities = rng.integers(0, 3, 200), rng.dirichlet(np.ones(3), 200)
+    bins: dict[int, list[tuple[float, bool]]] = {}
+    for target, row in zip(targets, probabilities, strict=True):
+        confidence = max(row)
+        number = next(k for k in range(15) if confidence <= (k + 1) / 15)
+        bins.setdefault(number, []).append((confidence, row.argmax() == target))
+    expected = 0.0
+    for entries in bins.values():
+        accuracy = sum(right for _, right in entries) / len(entries)
+        confidence = sum(value for value, _ in entries) / len(entries)
+        expected += len(entries) / 200 * abs(accuracy - confidence)
+    assert calibration_error(targets, probabilities) == pytest.approx(expected)
+    assert sum(one.slides for one in reliability(targets, probabilities)) == 200
+
+
+def test_the_bins_are_those_of_scikit_learn() -> None:
     rng = np.random.default_rng(1)
-    positive, scores = rng.random(25) < 0.4, rng.integers(0, 6, 25) / 6
-    weights_SB = rng.integers(0, 4, (20, 25)).astype(float)
-    for got, weights in zip(_weighted_auc(positive, scores, weights_SB), weights_SB, strict=True):
-        assert got == pytest.approx(roc_auc_score(positive, scores, sample_weight=weights))
-        assert got == pytest.approx(pair_auc(positive.tolist(), scores.tolist(), weights.tolist()))
+    # Some exactly on the edges of bins, some 0 and 1.
+    positive = np.concatenate([rng.random(80), np.linspace(0, 1, 16), [0.5, 1.0]])
+    targets, probabilities = rng.integers(0, 2, len(positive)), np.stack([1 - positive, positive], axis=1)
+    right = probabilities.argmax(axis=1) == targets
+    accuracies, confidences = calibration_curve(right, probabilities.max(axis=1), n_bins=15)
+    bins = reliability(targets, probabilities)
+    assert [one.accuracy for one in bins] == pytest.approx(list(accuracies))
+    assert [one.confidence for one in bins] == pytest.approx(list(confidences))
 
 
-def test_bootstrap_equals_a_loop_over_resampled_patients() -> None:
-    rng = np.random.default_rng(2)
-    patients = [f"p{i}" for i in rng.integers(0, 15, 40)]
-    targets = rng.integers(0, 2, 40)
-    scores = targets * 0.3 + rng.random(40)
-    interval = bootstrap_auc(targets, scores, patients, seed=0, samples=4000)
-    assert interval is not None
-    assert interval.value == pytest.approx(pair_auc([bool(t) for t in targets], scores.tolist()))
-
-    names = sorted(set(patients))
-    slides_of = {name: [i for i, patient in enumerate(patients) if patient == name] for name in names}
-    resampled = []
-    for _ in range(4000):
-        drawn = [i for name in rng.choice(names, len(names)) for i in slides_of[name]]
-        resampled.append(roc_auc_score(targets[drawn], scores[drawn]))
-    assert (interval.low, interval.high) == pytest.approx(np.percentile(resampled, [2.5, 97.5]), abs=0.015)
+def test_certain_and_right_is_perfect_and_certain_and_wrong_the_worst() -> None:
+    certain = np.eye(2)[[0, 1, 1, 0]]
+    assert (brier_score([0, 1, 1, 0], certain), calibration_error([0, 1, 1, 0], certain)) == (0, 0)
+    assert (brier_score([1, 0, 0, 1], certain), calibration_error([1, 0, 0, 1], certain)) == (1, 1)
 
 
-def test_more_slides_of_the_same_patients_bring_no_certainty() -> None:
-    rng = np.random.default_rng(3)
-    targets = np.arange(30) % 2
-    scores = targets * 0.5 + rng.random(30)
-    patients = [f"p{i}" for i in range(30)]
-    once = bootstrap_auc(targets, scores, patients, seed=0)
-    five = bootstrap_auc(np.tile(targets, 5), np.tile(scores, 5), patients * 5, seed=0)
-    assert once is not None
-    assert five is not None
-    assert (five.low, five.high) == pytest.approx((once.low, once.high))
-
-
-def test_bootstrap_is_seeded() -> None:
-    rng = np.random.default_rng(4)
-    targets, scores, patients = np.arange(20) % 2, rng.random(20), [str(i) for i in range(20)]
-    assert bootstrap_auc(targets, scores, patients, seed=1) == bootstrap_auc(targets, scores, patients, seed=1)
-    assert bootstrap_auc(targets, scores, patients, seed=1) != bootstrap_auc(targets, scores, patients, seed=2)
-
-
-def test_two_patients_still_give_an_interval() -> None:
-    interval = bootstrap_auc([0, 1], [0.2, 0.9], ["a", "b"], seed=0, samples=50)
-    assert interval is not None
-    assert (interval.value, interval.low, interval.high) == (1.0, 1.0, 1.0)
+def test_a_figure_says_how_it_is_averaged() -> None:
+    for n_classes in (2, 3):
+        words = averaging(n_classes)
+        assert list(words) == ["auc", "balanced_accuracy", "macro_f1", "brier_score", "calibration_error"]
+        assert all(words.values())
+    assert "one-vs-rest" in averaging(3)["auc"]
+    assert "0 to 2" in averaging(3)["brier_score"]
 
 
 def test_what_does_not_belong_together_is_refused() -> None:
@@ -116,5 +120,3 @@ def test_what_does_not_belong_together_is_refused() -> None:
         auc([0, 1], [0.5])
     with pytest.raises(ValueError, match=r"outside 0\.\.1"):
         auc([0, 2], [0.5, 0.5])
-    with pytest.raises(ValueError, match="1 patients for 2 slides"):
-        bootstrap_auc([0, 1], [0.5, 0.5], ["a"], seed=0)
