@@ -66,9 +66,9 @@ class NystromAttention(nn.Module):
 
     def first_token_scores(self, x_TL: Tensor) -> Tensor:
         """Return the first token's raw softmax-attention scores on every token (H, T): q·k/√d, nothing approximated."""
-        query_Hd = self.query(x_TL[0]).unflatten(0, (self.heads, -1))
+        query_Hd = self.query(x_TL[0]).view(self.heads, -1)
         # q·(W x) = (Wᵀ q)·x: the keys of all tokens are not needed again.
-        probe_HL = torch.einsum("hd,hdl->hl", query_Hd, self.key.weight.unflatten(0, (self.heads, -1)))
+        probe_HL = torch.einsum("hd,hdl->hl", query_Hd, self.key.weight.view(*query_Hd.shape, -1))
         scores_HT: Tensor = probe_HL @ x_TL.T * query_Hd.shape[1] ** -0.5
         return scores_HT
 
@@ -92,7 +92,7 @@ class NystromAttention(nn.Module):
 
     def _split(self, x_TL: Tensor) -> Tensor:
         """Return the heads' views of the tokens, (H, T, d)."""
-        return x_TL.unflatten(1, (self.heads, -1)).transpose(0, 1)
+        return x_TL.view(len(x_TL), self.heads, -1).transpose(0, 1)
 
     def _convolve(self, value_TL: Tensor) -> Tensor:
         """Convolve the values along the sequence, zeros around it, with one kernel for the d channels of a head."""
@@ -108,8 +108,8 @@ def segment_means(x_TL: Tensor, n_segments: int) -> Tensor:
     """Return the mean tokens of segments of ceil(T / n_segments), counted from the end; the first has the rest."""
     length = -(-len(x_TL) // n_segments)
     n_rest = (len(x_TL) - 1) // length * length
-    first_TL, rest_TL = x_TL.split([len(x_TL) - n_rest, n_rest])
-    rest_ML = rest_TL.unflatten(0, (-1, length)).mean(dim=1) if n_rest else rest_TL
+    first_TL, rest_TL = torch.split(x_TL, [len(x_TL) - n_rest, n_rest])
+    rest_ML = rest_TL.reshape(n_rest // length, length, -1).mean(dim=1) if n_rest else rest_TL
     return torch.cat([first_TL.mean(dim=0, keepdim=True), rest_ML])
 
 

@@ -88,7 +88,7 @@ class TransMil(BagModel):
         n_repeated = _side(len(bag)) ** 2 - len(bag)
         t_TL = torch.cat([self.class_token_1L, h_NL, h_NL[:n_repeated]])
         t_TL = t_TL + self.first(self.first_norm(t_TL))
-        class_1L, square_TL = t_TL.split([1, len(t_TL) - 1])
+        class_1L, square_TL = torch.split(t_TL, [1, len(t_TL) - 1])
         x_TL = self.second_norm(torch.cat([class_1L, self.position(square_TL)]))
         slide_L = self.norm(class_1L + self.second.first_token(x_TL))[0]
         return BagOutput(
@@ -111,29 +111,28 @@ class PyramidPosition(nn.Module):
 
     def __init__(self, inner: int) -> None:
         super().__init__()
-        self.convolutions = nn.ModuleList(nn.Conv2d(inner, inner, k, padding=k // 2, groups=inner) for k in (7, 5, 3))
+        self.around7 = nn.Conv2d(inner, inner, 7, groups=inner)
+        self.around5 = nn.Conv2d(inner, inner, 5, groups=inner)
+        self.around3 = nn.Conv2d(inner, inner, 3, groups=inner)
 
     def forward(self, x_TL: Tensor) -> Tensor:
         """Return the S² tokens (row by row) with their neighbourhoods, in the same order."""
-        side = _side(len(x_TL))
-        # All three and the identity are one 7 × 7 convolution: one pass over the tokens instead of four.
-        kernel_L177, bias_L = self._merged()
-        # A view: the channels of the tokens lie innermost, where convolutions on every device are fast too.
-        image_1LSS = x_TL.unflatten(0, (side, side)).permute(2, 0, 1)[None]
-        image_1LSS = nn.functional.conv2d(image_1LSS, kernel_L177, padding=3, groups=x_TL.shape[1])
-        return image_1LSS[0].permute(1, 2, 0).flatten(0, 1) + bias_L
+        side, width = _side(len(x_TL)), x_TL.shape[1]
+        # The three and the identity are one 7 × 7 convolution: one pass over the tokens instead of four. The tokens are
+        # its image as they lie, with the channels innermost.
+        image_1LSS = x_TL.view(side, side, width).permute(2, 0, 1)[None]
+        image_1LSS = nn.functional.conv2d(image_1LSS, self._kernel(), padding=3, groups=width)
+        biases = (convolution.bias for convolution in (self.around7, self.around5, self.around3))
+        bias_L = torch.stack([bias_L for bias_L in biases if bias_L is not None]).sum(dim=0)
+        return image_1LSS[0].permute(1, 2, 0).reshape(len(x_TL), width) + bias_L
 
-    def _merged(self) -> tuple[Tensor, Tensor]:
-        """Return the kernel (L, 1, 7, 7) and bias (L) of the sum of the identity and the convolutions."""
-        weights = [convolution.weight for convolution in self.convolutions]
-        kernel_L177 = sum((nn.functional.pad(w, [(7 - w.shape[-1]) // 2] * 4) for w in weights), self._identity())
-        return kernel_L177, torch.stack([convolution.bias for convolution in self.convolutions]).sum(dim=0)
-
-    def _identity(self) -> Tensor:
-        weight = self.convolutions[0].weight
-        identity_77 = torch.zeros(7, 7, dtype=weight.dtype, device=weight.device)
+    def _kernel(self) -> Tensor:
+        """Return the sum of the identity and the three kernels, as one kernel (L, 1, 7, 7)."""
+        kernels = (self.around7.weight, self.around5.weight, self.around3.weight)
+        identity_77 = torch.zeros_like(kernels[0][0, 0])
         identity_77[3, 3] = 1
-        return identity_77
+        padded = [nn.functional.pad(kernel, [half] * 4) for half, kernel in enumerate(kernels)]
+        return torch.stack(padded).sum(dim=0) + identity_77
 
 
 def _side(n: int) -> int:

@@ -8,6 +8,7 @@ import torch
 from literal import assert_gradients_equal, cross_entropy, random_bag, record_kept
 from literal_nystrom import literal_nystrom, literal_softmax
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from fedpath.core.bags import Bag
 from fedpath.core.errors import ConfigError
@@ -34,12 +35,12 @@ def literal_pyramid(p: dict[str, Tensor], square: list[list[Tensor]]) -> list[Te
     side, result = len(square), []
     for row, column in itertools.product(range(side), repeat=2):
         total = square[row][column]
-        for index, size in enumerate((7, 5, 3)):
-            kernel, half = p[f"position.convolutions.{index}.weight"], size // 2
+        for size in (7, 5, 3):
+            kernel, half = p[f"position.around{size}.weight"], size // 2
             for i, j in itertools.product(range(size), repeat=2):
                 if 0 <= row + i - half < side and 0 <= column + j - half < side:
                     total = total + kernel[:, 0, i, j] * square[row + i - half][column + j - half]
-            total = total + p[f"position.convolutions.{index}.bias"]
+            total = total + p[f"position.around{size}.bias"]
         result.append(total)
     return result
 
@@ -101,7 +102,9 @@ def test_pyramid_equals_three_convolutions_and_the_identity() -> None:
     pyramid = PyramidPosition(INNER).double()
     x_TL = torch.randn(9 * 9, INNER, dtype=torch.float64)
     image = x_TL.T.reshape(1, INNER, 9, 9)
-    expected = image + sum(convolution(image) for convolution in pyramid.convolutions)
+    expected = image
+    for half, convolution in enumerate((pyramid.around3, pyramid.around5, pyramid.around7), start=1):
+        expected = expected + conv2d(image, convolution.weight, convolution.bias, padding=half, groups=INNER)
     torch.testing.assert_close(pyramid(x_TL), expected[0].flatten(1).T)
 
 
