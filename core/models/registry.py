@@ -14,6 +14,7 @@ from fedpath.core.models.clam import ClamMB, ClamOptions, ClamSB
 from fedpath.core.models.dsmil import Dsmil, DsmilOptions
 from fedpath.core.models.dtfd import DtfdAfs, DtfdMaxS, DtfdOptions
 from fedpath.core.models.inputs import BagModelOptions
+from fedpath.core.models.longmil import LongMil, LongMilOptions
 from fedpath.core.models.max_pool import MaxPool
 from fedpath.core.models.mean_pool import MeanPool
 from fedpath.core.models.own import build_own, find_own, own_models
@@ -95,6 +96,13 @@ _MODELS = {
         "features, in the file's order",
         DtfdOptions,
         DtfdMaxS,
+    ),
+    "longmil": _Row(
+        "transformer over all patches: near neighbours first, then the whole slide",
+        "Li et al., NeurIPS 2024",
+        "features, coordinates; time grows with N² in the global block, or with N as global_form = 'windows'",
+        LongMilOptions,
+        LongMil,
     ),
     "max-pool": _Row(
         "the elementwise maximum over the patches",
