@@ -30,6 +30,11 @@ def report(
     for key, value in {**figures, **ratios}.items():
         table.add_row(key, f"{value:.4g}", bars.get(key, ""))
     Console().print(table)
+    print_line(name, figures, ratios, quick=quick)
+
+
+def print_line(name: str, figures: Mapping[str, float], ratios: Mapping[str, float], *, quick: bool) -> None:
+    """Print one JSON object on a line of its own."""
     line = {"name": name, "machine": machine(), "quick": quick, "figures": dict(figures), "ratios": dict(ratios)}
     print(json.dumps(line))
 
