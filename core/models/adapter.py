@@ -133,8 +133,9 @@ class Adapted(BagModel):
         if not bool(((attention_KN >= 0) & attention_KN.isfinite()).all()):
             raise self._fault("forward returns attention below 0 or not finite", "return weights: softmax raw scores")
         sums_K1 = attention_KN.sum(dim=1, keepdim=True)
-        # Dropout on the weights can take all of a small bag.
-        return torch.where(sums_K1 > 0, attention_KN / sums_K1, 1 / n)
+        # Dropout on the weights can take all of a small bag; dividing by 1 there keeps gradients finite.
+        is_some_K1 = sums_K1 > 0
+        return torch.where(is_some_K1, attention_KN / torch.where(is_some_K1, sums_K1, 1), 1 / n)
 
     def _vector(self, vector: Tensor) -> Tensor:
         if vector.ndim not in (1, 2) or vector.numel() != vector.shape[-1]:
