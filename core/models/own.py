@@ -115,7 +115,8 @@ def build_own(own: OwnModel, *, width: int, n_classes: int, options: Mapping[str
         ConfigError: the package cannot be imported, does not take these arguments, or its model is not one that can be
             trained and averaged; names the entry point, the package and the remedy.
     """
-    with seeded(seed):
+    # With gradients also where the caller has switched them off, say to load a model: the trial looks for them.
+    with torch.inference_mode(False), torch.enable_grad(), seeded(seed):
         module = _construct(own, _import(own), width, n_classes, options)
         model = module if isinstance(module, BagModel) else Adapted(module, n_classes, own.fault)
         _try(own, model, width, n_classes)

@@ -373,7 +373,8 @@ def test_a_saved_model_comes_back_with_its_package(tmp_path: Path) -> None:
     with package(tmp_path):
         model = build(hidden=4)
         save_model(path, model.state_dict(), metadata(hidden=4))
-        loaded, facts = load_model(path)
+        with torch.inference_mode():
+            loaded, facts = load_model(path)
         from mymil import MyMIL
     assert facts["package"] == "my-package 1.0"
     assert json.loads(facts["options"]) == {"hidden": 4}
