@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedpath.core.bags.bag import Bag
+from fedpath.core.models.gated_pool import Gate, Hidden, attention_pool
 from fedpath.core.models.inputs import BagModelOptions, input_norm, paired_inner
 from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
 
@@ -77,9 +78,6 @@ class Clam(BagModel):
         self.input_norm = input_norm(options.input_norm, width)
         self.reduce = nn.Linear(width, inner)
         self.dropout = nn.Dropout(options.dropout)
-        # CLAM drops values of each half of the gate. Their product then keeps a value where both halves do, and is
-        # scaled twice: one dropout of the product.
-        self.gate_dropout = nn.Dropout(1 - (1 - options.dropout) ** 2)
         # tanh half and sigmoid half of the gate in one matrix: one product instead of two.
         self.gate = nn.Linear(inner, 2 * options.attention)
         self.score = nn.Linear(options.attention, n_branches)
@@ -90,16 +88,20 @@ class Clam(BagModel):
 
     def forward(self, bag: Bag) -> ClamOutput:
         """Classify one bag; in training mode with dropout, drawn from torch's global generator."""
-        weight = self.reduce.weight
-        x_ND = self.input_norm(bag.features_ND.to(device=weight.device, dtype=weight.dtype))
-        # Dropout scales by a number ≥ 0, so it commutes with relu; in this order one (N, L) array serves both.
-        h_NL = torch.relu_(self.dropout(self.reduce(x_ND)))
-        content_NA, gate_NA = self.gate(h_NL).chunk(2, dim=1)
-        gated_NA = self.gate_dropout(torch.tanh(content_NA) * torch.sigmoid(gate_NA))
-        scores_KN = self.score(gated_NA).T
-        attention_KN = torch.softmax(scores_KN, dim=1)
-        slide_KL = attention_KN @ h_NL
-        candidates_KML = h_NL[most_and_least(scores_KN.detach(), self.options.k_sample)]
+        x_ND = self.input_norm(bag.features_ND.to(self.reduce.weight.device))
+        dropout = self.options.dropout if self.training else 0.0
+        slide_KL, attention_KN = attention_pool(
+            x_ND,
+            Hidden(self.reduce.weight, self.reduce.bias, dropout),
+            # CLAM drops values of each half of the gate. Their product keeps a value where both halves do, and is
+            # scaled twice: one dropout of the product.
+            Gate(self.gate.weight, self.gate.bias, 1 - (1 - dropout) ** 2),
+            self.score.weight,
+            self.score.bias,
+        )
+        # The few candidates' features are computed anew, with a draw of dropout of their own.
+        chosen_KMD = x_ND[most_and_least(attention_KN.detach(), self.options.k_sample)].to(self.reduce.weight.dtype)
+        candidates_KML = self.dropout(torch.relu(self.reduce(chosen_KMD)))
         return ClamOutput(
             # The one branch of SB broadcasts over the classes.
             logits_C=(slide_KL * self.slide_head.weight).sum(dim=1) + self.slide_head.bias,
@@ -153,15 +155,15 @@ class ClamMB(Clam):
         super().__init__(width, n_classes, options, n_branches=n_classes)
 
 
-def most_and_least(scores_KN: Tensor, k_sample: int) -> Tensor:
-    """Return (K, 2k) indices: each row's k highest scores in falling order, then its k lowest.
+def most_and_least(attention_KN: Tensor, k_sample: int) -> Tensor:
+    """Return (K, 2k) indices: each row's k highest values in falling order, then its k lowest.
 
     k is ``k_sample`` but at most N // 2, so no instance gets both pseudo labels. Sorting whole rows, rather than a top
-    k of each end, keeps that true among equal scores.
+    k of each end, keeps that true among equal values.
     """
-    n_instances = scores_KN.shape[1]
+    n_instances = attention_KN.shape[1]
     k = min(k_sample, n_instances // 2)
-    order_KN = scores_KN.argsort(dim=1, descending=True, stable=True)
+    order_KN = attention_KN.argsort(dim=1, descending=True, stable=True)
     return torch.cat([order_KN[:, :k], order_KN[:, n_instances - k :]], dim=1)
 
 

@@ -1,12 +1,18 @@
 """Max pooling: each coordinate of the slide vector comes from the one patch that has most of it.
 
-See ``fedpath.core.models.pooled`` for the formulas.
+See ``fedpath.core.models.pooled`` for the formulas. Only the patches that hold a maximum get a gradient, at most L of
+them. So the bag is walked through without one, a chunk at a time, to find them, and only their values are computed
+again with one. Nothing of size N × L is kept, and there is no backward pass over N.
 """
 
 import torch
 from torch import Tensor
 
+from fedpath.core.models.dropout import drop_, kept_share
 from fedpath.core.models.pooled import Pooled
+
+# Rows at a time: few enough that a chunk stays in a CPU's cache, enough for an efficient product.
+_ROWS = 2048
 
 
 class MaxPool(Pooled):
@@ -17,9 +23,28 @@ class MaxPool(Pooled):
     instance says nothing of any: it counts 1/N for each. No gradient flows through these shares.
     """
 
-    def pool(self, h_NL: Tensor) -> tuple[Tensor, Tensor]:
+    def pool(self, x_ND: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
         """Return the maxima (L) and each instance's share of them (N)."""
-        n_instances, inner = h_NL.shape
-        slide_L, holder_L = h_NL.max(dim=0)
-        held_N = torch.bincount(holder_L[slide_L > 0], minlength=n_instances).to(h_NL)
-        return slide_L, (held_N + (inner - held_N.sum()) / n_instances) / inner
+        weight_LD = self.reduce.weight
+        n_instances, inner = x_ND.shape[0], weight_LD.shape[0]
+        holder_L, held_L = self._holders(x_ND.detach(), dropout)
+        values_L = (x_ND[holder_L].to(weight_LD.dtype) * weight_LD).sum(dim=1) + self.reduce.bias
+        # A maximum is never a dropped value, nor one that relu stops.
+        slide_L = torch.where(held_L, values_L / kept_share(dropout), 0)
+        counts_N = torch.bincount(holder_L[held_L], minlength=n_instances).to(slide_L)
+        return slide_L, (counts_N + (inner - counts_N.sum()) / n_instances) / inner
+
+    @torch.no_grad()
+    def _holders(self, x_ND: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+        """Return for each of L coordinates the instance that holds its maximum, and whether any is above 0."""
+        weight_LD = self.reduce.weight
+        best_L = weight_LD.new_zeros(weight_LD.shape[0])
+        holder_L = torch.zeros_like(best_L, dtype=torch.int64)
+        for start in range(0, x_ND.shape[0], _ROWS):
+            h_nL = self.reduce(x_ND[start : start + _ROWS].to(weight_LD.dtype))
+            if dropout:
+                drop_(h_nL, dropout)
+            top_L, index_L = h_nL.max(dim=0)
+            holder_L = torch.where(top_L > best_L, start + index_L, holder_L)
+            best_L = torch.maximum(top_L, best_L)
+        return holder_L, best_L != 0  # of a model that has left the finite numbers too

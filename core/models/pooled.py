@@ -11,7 +11,6 @@ cross-entropy.
 from abc import abstractmethod
 from typing import Annotated
 
-import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -42,23 +41,25 @@ class Pooled(BagModel):
 
     def __init__(self, width: int, n_classes: int, options: PooledOptions) -> None:
         super().__init__()
+        self.options = options
         inner = options.inner or paired_inner(width)
         self.input_norm = input_norm(options.input_norm, width)
         self.reduce = nn.Linear(width, inner)
-        self.dropout = nn.Dropout(options.dropout)
         self.slide_head = nn.Linear(inner, n_classes)
 
     @abstractmethod
-    def pool(self, h_NL: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the slide vector (L) and the attention of each instance (N) for h ≥ 0."""
+    def pool(self, x_ND: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
+        """Return the slide vector (L) and the attention of each instance (N).
+
+        Args:
+            x_ND: features of any float type on the model's device.
+            dropout: rate on h; 0 outside training.
+        """
 
     def forward(self, bag: Bag) -> BagOutput:
         """Classify one bag; in training mode with dropout, drawn from torch's global generator."""
-        weight = self.reduce.weight
-        x_ND = self.input_norm(bag.features_ND.to(device=weight.device, dtype=weight.dtype))
-        # Dropout scales by a number ≥ 0, so it commutes with relu; in this order one (N, L) array serves both.
-        h_NL = torch.relu_(self.dropout(self.reduce(x_ND)))
-        slide_L, attention_N = self.pool(h_NL)
+        x_ND = self.input_norm(bag.features_ND.to(self.reduce.weight.device))
+        slide_L, attention_N = self.pool(x_ND, self.options.dropout if self.training else 0.0)
         return BagOutput(self.slide_head(slide_L), attention_N[None], slide_L)
 
     def loss(self, output: BagOutput, target: int, class_weights_C: Tensor | None = None) -> Tensor:

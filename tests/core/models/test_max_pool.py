@@ -2,11 +2,12 @@
 
 import pytest
 import torch
-from literal import affine, assert_gradients_equal, cross_entropy, random_bag, record_kept
+from literal import affine, assert_gradients_equal, cross_entropy, random_bag
 from torch import Tensor
 
 from fedpath.core.bags import Bag
 from fedpath.core.models import BagModel, build_model
+from fedpath.core.models.dropout import keep_mask
 
 N_CLASSES, WIDTH, INNER, DROPOUT = 3, 5, 6, 0.25
 WEIGHTS_C = torch.tensor([0.5, 2.0, 3.0], dtype=torch.float64)
@@ -23,9 +24,10 @@ def make_model(**options: object) -> BagModel:
 @pytest.mark.parametrize("weights_C", [None, WEIGHTS_C])
 def test_equals_the_literal_definition(n_instances: int, training: bool, weights_C: Tensor | None) -> None:
     model, bag, target = make_model().train(training), random_bag(n_instances, WIDTH), 1
-    kept = record_kept(model.dropout)
     torch.manual_seed(3)
     output = model(bag)
+    torch.manual_seed(3)
+    kept_NL = keep_mask((n_instances, INNER), DROPOUT) if training else torch.ones(n_instances, INNER)
 
     p, scale = dict(model.named_parameters()), 1 / (1 - DROPOUT) if training else 1.0
     slide, shares_N = [], [0.0] * n_instances
@@ -33,7 +35,7 @@ def test_equals_the_literal_definition(n_instances: int, training: bool, weights
         best, holder = torch.zeros((), dtype=torch.float64), None
         for n, x in enumerate(bag.features_ND):
             value = scale * affine(p["reduce.weight"][i], p["reduce.bias"][i], list(x))
-            if kept[0][n, i] and value > best:
+            if kept_NL[n, i] and value > best:
                 best, holder = value, n
         slide.append(best)
         for n in range(n_instances):
@@ -64,11 +66,25 @@ def test_a_coordinate_that_no_patch_has_counts_for_all_alike() -> None:
     assert model(random_bag(5, WIDTH)).attention_KN[0].tolist() == pytest.approx([0.2] * 5)
 
 
-def test_dropout_drops_its_share_in_training_alone() -> None:
-    model, bag = make_model(), random_bag(5000, WIDTH)
-    kept = record_kept(model.dropout)
-    model.train()(bag)
-    model.eval()(bag)
-    share = kept[0].double().mean().item()
-    assert abs(share - (1 - DROPOUT)) < 5 * (DROPOUT * (1 - DROPOUT) / kept[0].numel()) ** 0.5
-    assert kept[1].all()
+@pytest.mark.parametrize("n_instances", [2048, 2049, 5000])
+def test_chunks_do_not_show(n_instances: int) -> None:
+    model, bag = make_model().eval(), random_bag(n_instances, WIDTH)
+    h_NL = torch.relu(bag.features_ND @ model.reduce.weight.T + model.reduce.bias)
+    torch.testing.assert_close(model(bag).slide_vector_L, h_NL.max(dim=0).values)
+    counts_N = torch.bincount(h_NL.argmax(dim=0), minlength=n_instances)
+    torch.testing.assert_close(model(bag).attention_KN[0], counts_N / INNER, check_dtype=False)
+
+
+def test_dropout_passes_its_share_on_to_the_next_patch_in_training_alone() -> None:
+    inner = 4000
+    model, bag = make_model(inner=inner), random_bag(30, WIDTH)
+    with torch.no_grad():
+        model.reduce.weight.zero_()
+        model.reduce.bias.fill_(1)
+    torch.manual_seed(0)
+    output = model.train()(bag)
+    torch.testing.assert_close(output.slide_vector_L, torch.full((inner,), 1 / (1 - DROPOUT), dtype=torch.float64))
+    for n in range(3):  # the first patch that dropout kept holds the maximum
+        share = (1 - DROPOUT) * DROPOUT**n
+        assert abs(output.attention_N[n].item() - share) < 5 * (share * (1 - share) / inner) ** 0.5
+    assert model.eval()(bag).attention_N[0] == 1

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
-from literal import affine, assert_gradients_equal, cross_entropy, random_bag, record_kept, total
+from literal import affine, assert_gradients_equal, cross_entropy, random_bag, total
 from torch import Tensor
 
 from fedpath.core.models import BagModel, build_model
+from fedpath.core.models.dropout import keep_mask
 
 N_CLASSES, WIDTH, INNER, DROPOUT = 3, 5, 4, 0.25
 WEIGHTS_C = torch.tensor([0.5, 2.0, 3.0], dtype=torch.float64)
@@ -22,9 +23,10 @@ def make_model(**options: object) -> BagModel:
 @pytest.mark.parametrize("weights_C", [None, WEIGHTS_C])
 def test_equals_the_literal_definition(n_instances: int, training: bool, weights_C: Tensor | None) -> None:
     model, bag, target = make_model().train(training), random_bag(n_instances, WIDTH), 1
-    kept = record_kept(model.dropout)
     torch.manual_seed(3)
     output = model(bag)
+    torch.manual_seed(3)
+    kept_NL = keep_mask((n_instances, INNER), DROPOUT) if training else torch.ones(n_instances, INNER)
 
     p, scale = dict(model.named_parameters()), 1 / (1 - DROPOUT) if training else 1.0
     slide = []
@@ -32,7 +34,7 @@ def test_equals_the_literal_definition(n_instances: int, training: bool, weights
         values = []
         for n, x in enumerate(bag.features_ND):
             z = affine(p["reduce.weight"][i], p["reduce.bias"][i], list(x))
-            values.append(scale * z if z > 0 and kept[0][n, i] else torch.zeros_like(z))
+            values.append(scale * z if z > 0 and kept_NL[n, i] else torch.zeros_like(z))
         slide.append(total(values) / n_instances)
     logits = [affine(p["slide_head.weight"][c], p["slide_head.bias"][c], slide) for c in range(N_CLASSES)]
 
@@ -42,14 +44,17 @@ def test_equals_the_literal_definition(n_instances: int, training: bool, weights
     assert_gradients_equal(model, model.loss(output, target, weights_C), cross_entropy(logits, target, weights_C))
 
 
-def test_dropout_drops_its_share_in_training_alone() -> None:
-    model, bag = make_model(), random_bag(5000, WIDTH)
-    kept = record_kept(model.dropout)
-    model.train()(bag)
-    model.eval()(bag)
-    share = kept[0].double().mean().item()
-    assert abs(share - (1 - DROPOUT)) < 5 * (DROPOUT * (1 - DROPOUT) / kept[0].numel()) ** 0.5
-    assert kept[1].all()
+def test_dropout_keeps_the_mean_in_training_and_does_nothing_after() -> None:
+    model, bag = make_model(inner=50), random_bag(2000, WIDTH)
+    with torch.no_grad():
+        model.reduce.weight.zero_()
+        model.reduce.bias.fill_(1)
+    torch.manual_seed(0)
+    slide_L = model.train()(bag).slide_vector_L
+    spread = (DROPOUT / (1 - DROPOUT) / 2000) ** 0.5
+    assert (slide_L - 1).abs().max() < 5 * spread
+    assert slide_L.std().item() == pytest.approx(spread, rel=0.5)
+    torch.testing.assert_close(model.eval()(bag).slide_vector_L, torch.ones(50, dtype=torch.float64))
 
 
 @pytest.mark.parametrize(("width", "inner"), [(1024, 512), (166, 83), (1, 1)])
