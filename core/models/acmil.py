@@ -1,4 +1,4 @@
-"""ACMIL, attention-challenging multiple instance learning, in its gated-attention variant.
+"""ACMIL, attention-challenging multiple instance learning, in its gated-attention variant (``acmil_mha``: the other).
 
 Zhang et al., "Attention-Challenging Multiple Instance Learning for Whole Slide Image Classification", ECCV 2024.
 
@@ -20,20 +20,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from fedpath.core.bags.bag import Bag
-from fedpath.core.models.inputs import BagModelOptions, input_norm
+from fedpath.core.models.gated_pool import Gate, Hidden, attention_pool
+from fedpath.core.models.inputs import BagModelOptions, input_norm, paired_inner
 from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
 
-# Inner widths the authors pair with their encoders' feature widths.
-_PAIRED_INNER = {384: 128, 512: 256, 768: 384, 1024: 512, 1536: 768}
 
+class BranchOptions(BagModelOptions):
+    """The options that both variants share; the defaults are the paper's."""
 
-class AcmilOptions(BagModelOptions):
-    """Options of ``acmil``; the defaults are the paper's."""
-
-    inner: Annotated[int, Field(ge=1, le=8192)] | None = Field(
-        default=None, description="inner width L; by default the authors' pair for the feature width, else half of it"
-    )
-    attention: Annotated[int, Field(ge=1, le=8192)] = Field(default=128, description="width inside the gated attention")
     n_branches: Annotated[int, Field(ge=1, le=256)] = Field(default=5, description="attention branches K")
     top_k: Annotated[int, Field(ge=1)] = Field(
         default=10, description="STKIM draws from this many highest scores of each branch"
@@ -41,6 +35,15 @@ class AcmilOptions(BagModelOptions):
     mask_ratio: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.6, description="share of them masked in training; 0 switches STKIM off (strong encoders)"
     )
+
+
+class AcmilOptions(BranchOptions):
+    """Options of ``acmil``; the defaults are the paper's."""
+
+    inner: Annotated[int, Field(ge=1, le=8192)] | None = Field(
+        default=None, description="inner width L; by default the authors' pair for the feature width, else half of it"
+    )
+    attention: Annotated[int, Field(ge=1, le=8192)] = Field(default=128, description="width inside the gated attention")
     dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.0, description="dropout on the inner features, in training"
     )
@@ -58,10 +61,9 @@ class Acmil(BagModel):
     def __init__(self, width: int, n_classes: int, options: AcmilOptions) -> None:
         super().__init__()
         self.options = options
-        inner = options.inner or _PAIRED_INNER.get(width) or max(1, width // 2)
+        inner = options.inner or paired_inner(width)
         self.input_norm = input_norm(options.input_norm, width)
         self.reduce = nn.Linear(width, inner, bias=False)
-        self.dropout = nn.Dropout(options.dropout)
         # tanh half and sigmoid half of the gate in one matrix: one product instead of two.
         self.gate = nn.Linear(inner, 2 * options.attention)
         self.score = nn.Linear(options.attention, options.n_branches)
@@ -73,15 +75,15 @@ class Acmil(BagModel):
 
     def forward(self, bag: Bag) -> BagOutput:
         """Classify one bag; in training mode with STKIM and dropout, drawn from torch's global generator."""
-        weight = self.reduce.weight
-        x_ND = self.input_norm(bag.features_ND.to(device=weight.device, dtype=weight.dtype))
-        h_NL = self.dropout(torch.relu(self.reduce(x_ND)))
-        content_NA, gate_NA = self.gate(h_NL).chunk(2, dim=1)
-        scores_KN = self.score(torch.tanh(content_NA) * torch.sigmoid(gate_NA)).T
-        if self.training:
-            scores_KN = mask_top_instances(scores_KN, self.options.top_k, self.options.mask_ratio)
-        attention_KN = torch.softmax(scores_KN, dim=1)
-        branch_KL = attention_KN @ h_NL
+        x_ND = self.input_norm(bag.features_ND.to(self.reduce.weight.device))
+        branch_KL, attention_KN = attention_pool(
+            x_ND,
+            Hidden(self.reduce.weight, dropout=self.options.dropout if self.training else 0.0),
+            Gate(self.gate.weight, self.gate.bias),
+            self.score.weight,
+            self.score.bias,
+            select=self._mask if self.training else None,
+        )
         # Pooling is linear, so the mean over branches of the pooled vectors is the pooling by their mean attention.
         slide_L = branch_KL.mean(dim=0)
         return BagOutput(
@@ -91,13 +93,12 @@ class Acmil(BagModel):
             branch_logits_KC=torch.einsum("kl,kcl->kc", branch_KL, self.branch_weight_KCL) + self.branch_bias_KC,
         )
 
+    def _mask(self, scores_KN: Tensor) -> Tensor:
+        return mask_top_instances(scores_KN, self.options.top_k, self.options.mask_ratio)
+
     def loss(self, output: BagOutput, target: int, class_weights_C: Tensor | None = None) -> Tensor:
         """Return mean branch cross-entropy + slide cross-entropy + diversity, each with weight 1."""
-        if output.branch_logits_KC is None:
-            raise ValueError("ACMIL's loss needs the branch logits of ACMIL's forward")
-        branches = weighted_cross_entropy(output.branch_logits_KC, target, class_weights_C)
-        slide = weighted_cross_entropy(output.logits_C[None], target, class_weights_C)
-        return branches + slide + branch_similarity(output.attention_KN)
+        return branches_and_slide(output, target, class_weights_C) + branch_similarity(output.attention_KN)
 
     def parameter_groups(self) -> dict[str, list[str]]:
         """Return one group, ``image``: everything is learned from the patches."""
@@ -118,6 +119,14 @@ def mask_top_instances(scores_KN: Tensor, top_k: int, ratio: float) -> Tensor:
     top_Kk = scores_KN.detach().topk(k, dim=1).indices
     drawn_Km = torch.rand(n_branches, k).topk(n_masked, dim=1).indices.to(top_Kk.device)
     return scores_KN.scatter(1, top_Kk.gather(1, drawn_Km), float("-inf"))
+
+
+def branches_and_slide(output: BagOutput, target: int, class_weights_C: Tensor | None) -> Tensor:
+    """Return the mean cross-entropy of the branches + that of the slide, the classification terms."""
+    if output.branch_logits_KC is None:
+        raise ValueError("ACMIL's loss needs the branch logits of ACMIL's forward")
+    branches = weighted_cross_entropy(output.branch_logits_KC, target, class_weights_C)
+    return branches + weighted_cross_entropy(output.logits_C[None], target, class_weights_C)
 
 
 def branch_similarity(attention_KN: Tensor) -> Tensor:

@@ -9,7 +9,9 @@ import torch
 from pydantic import ValidationError
 
 from fedpath.core.errors import ConfigError
+from fedpath.core.models.abmil import Abmil, AbmilOptions
 from fedpath.core.models.acmil import Acmil, AcmilOptions
+from fedpath.core.models.acmil_mha import AcmilMha, AcmilMhaOptions
 from fedpath.core.models.clam import ClamMB, ClamOptions, ClamSB
 from fedpath.core.models.dsmil import Dsmil, DsmilOptions
 from fedpath.core.models.dtfd import DtfdAfs, DtfdMaxS, DtfdOptions
@@ -55,12 +57,26 @@ class _Row:
 
 
 _MODELS = {
+    "abmil": _Row(
+        "gated attention in one branch",
+        "Ilse et al., ICML 2018",
+        "features",
+        AbmilOptions,
+        Abmil,
+    ),
     "acmil": _Row(
         "gated attention in several branches, kept apart and partly masked in training",
         "Zhang et al., ECCV 2024",
         "features",
         AcmilOptions,
         Acmil,
+    ),
+    "acmil-mha": _Row(
+        "acmil with multi-head attention, one learned query a branch",
+        "Zhang et al., ECCV 2024",
+        "features",
+        AcmilMhaOptions,
+        AcmilMha,
     ),
     "clam-mb": _Row(
         "gated attention with a branch for each class, kept honest by pseudo-labelled patches",
