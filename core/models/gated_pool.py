@@ -220,28 +220,26 @@ class _AttentionPool(torch.autograd.Function):
     def forward(ctx: Any, plan: _Plan, x_ND: Tensor, *weights: Any) -> tuple[Tensor, Tensor]:
         pooled_KL, attention_KN, h_NL, gate_NG = _pool_and_keep(_Layers(plan, _Weights(*weights)), x_ND)
         ctx.plan = plan
-        ctx.save_for_backward(x_ND, *weights, h_NL, gate_NG, attention_KN, pooled_KL)
+        ctx.save_for_backward(x_ND, *weights, h_NL, gate_NG, attention_KN)
         return pooled_KL, attention_KN
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, d_pooled_KL: Tensor, d_attention_KN: Tensor) -> tuple[Tensor | None, ...]:
         plan: _Plan = ctx.plan
-        x_ND, *saved, h_NL, gate_NG, attention_KN, pooled_KL = ctx.saved_tensors
+        x_ND, *saved, h_NL, gate_NG, attention_KN = ctx.saved_tensors
         weights = _Weights(*saved)
         with torch.autocast(x_ND.device.type, enabled=False):
             layers, features = _Layers(plan, weights), _Features(plan, x_ND)
             sums = _Sums(layers, weights)
             d_x_ND = torch.empty_like(x_ND) if ctx.needs_input_grad[1] else None
-            # The softmax's gradient is a (da - Σ a da); the sum is known without another pass over h.
-            mean_K1 = (d_pooled_KL * pooled_KL).sum(1, True) + (d_attention_KN * attention_KN).sum(1, True)
-            offset_KN = d_attention_KN - mean_K1
             d_pooled_KL = d_pooled_KL.to(plan.products)
+            d_attention_KN = d_attention_KN + d_pooled_KL @ h_NL.T
+            d_scores_KN = attention_KN * (d_attention_KN - (d_attention_KN * attention_KN).sum(dim=1, keepdim=True))
             for chunk in plan.chunks(len(x_ND)):
-                h_nL, a_Kn = h_NL[chunk], attention_KN[:, chunk]
-                d_scores_Kn = a_Kn * ((d_pooled_KL @ h_nL.T).to(plan.sums) + offset_KN[:, chunk])
-                d_h_nL = sums.scores_backward(d_scores_Kn, h_nL, None if gate_NG is None else gate_NG[chunk])
-                d_h_nL.addmm_(a_Kn.to(plan.products).T, d_pooled_KL)
+                h_nL, gate_nG = h_NL[chunk], None if gate_NG is None else gate_NG[chunk]
+                d_h_nL = sums.scores_backward(d_scores_KN[:, chunk], h_nL, gate_nG)
+                d_h_nL.addmm_(attention_KN[:, chunk].to(plan.products).T, d_pooled_KL)
                 sums.hidden_backward(d_h_nL, h_nL, features[chunk], None if d_x_ND is None else d_x_ND[chunk])
             return None, d_x_ND, *sums.gradients()
 
