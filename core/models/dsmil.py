@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from fedpath.core.bags.bag import Bag
 from fedpath.core.models.inputs import BagModelOptions, input_norm
 from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
+from fedpath.core.models.rows import times, weighted_sum
 
 
 class DsmilOptions(BagModelOptions):
@@ -54,26 +55,27 @@ class Dsmil(BagModel):
     def __init__(self, width: int, n_classes: int, options: DsmilOptions) -> None:
         super().__init__()
         self.input_norm = input_norm(options.input_norm, width)
-        self.instance_head = nn.Linear(width, n_classes)
-        self.query = nn.Sequential(
-            nn.Linear(width, options.attention),
-            nn.ReLU(inplace=True),
-            nn.Linear(options.attention, options.attention),
-            nn.Tanh(),
-        )
+        # W_0 above W_1: one product with the features instead of two.
+        self.instance_and_hidden = nn.Linear(width, n_classes + options.attention)
+        self.query = nn.Linear(options.attention, options.attention)
         self.dropout = nn.Dropout(options.dropout)
         # The authors' convolution over all of D with C channels in and out is this linear map of the C · D numbers.
         self.bag_head = nn.Linear(n_classes * width, n_classes)
 
     def forward(self, bag: Bag) -> BagOutput:
         """Classify one bag; in training mode with dropout, if any, drawn from torch's global generator."""
-        weight = self.instance_head.weight
-        x_ND = self.input_norm(bag.features_ND.to(device=weight.device, dtype=weight.dtype))
-        instance_C, critical_C = self.instance_head(x_ND).max(dim=0)
-        q_NA = self.query(x_ND)
-        scores_CN = q_NA[critical_C] @ q_NA.T / q_NA.shape[1] ** 0.5
-        attention_CN = torch.softmax(scores_CN, dim=1)
-        slide_L = (attention_CN @ self.dropout(x_ND)).flatten()
+        first = self.instance_and_hidden
+        x_ND = self.input_norm(bag.features_ND.to(first.weight.device))
+        n_classes = self.bag_head.out_features
+        both_NCA = times(x_ND, first.weight, first.bias)
+        instance_C, critical_C = both_NCA[:, :n_classes].max(dim=0)
+        q_NA = torch.tanh(self.query(torch.relu(both_NCA[:, n_classes:])))
+        attention_CN = torch.softmax(q_NA[critical_C] @ q_NA.T / q_NA.shape[1] ** 0.5, dim=1)
+        if self.training and self.dropout.p > 0:
+            pooled_CD = attention_CN @ self.dropout(x_ND.to(attention_CN.dtype))
+        else:
+            pooled_CD = weighted_sum(attention_CN, x_ND)
+        slide_L = pooled_CD.flatten()
         streams_KC = torch.stack([instance_C, self.bag_head(slide_L)])
         return BagOutput(streams_KC.mean(dim=0), attention_CN, slide_L, streams_KC)
 

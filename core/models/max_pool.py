@@ -10,9 +10,7 @@ from torch import Tensor
 
 from fedpath.core.models.dropout import drop_, kept_share
 from fedpath.core.models.pooled import Pooled
-
-# Rows at a time: few enough that a chunk stays in a CPU's cache, enough for an efficient product.
-_ROWS = 2048
+from fedpath.core.models.rows import row_chunks
 
 
 class MaxPool(Pooled):
@@ -40,11 +38,11 @@ class MaxPool(Pooled):
         weight_LD = self.reduce.weight
         best_L = weight_LD.new_zeros(weight_LD.shape[0])
         holder_L = torch.zeros_like(best_L, dtype=torch.int64)
-        for start in range(0, x_ND.shape[0], _ROWS):
-            h_nL = self.reduce(x_ND[start : start + _ROWS].to(weight_LD.dtype))
+        for rows, x_nD in row_chunks(x_ND, weight_LD.dtype):
+            h_nL = self.reduce(x_nD)
             if dropout:
                 drop_(h_nL, dropout)
             top_L, index_L = h_nL.max(dim=0)
-            holder_L = torch.where(top_L > best_L, start + index_L, holder_L)
+            holder_L = torch.where(top_L > best_L, rows.start + index_L, holder_L)
             best_L = torch.maximum(top_L, best_L)
         return holder_L, best_L != 0  # of a model that has left the finite numbers too

@@ -29,12 +29,11 @@ def make_model(**options: object) -> BagModel:
 def literal_dsmil(p: dict[str, Tensor], x_ND: Tensor, keeps: Tensor, dropout: float) -> dict[str, list]:
     """The released model's formulas with the values kept by dropout given; shares only names with the model."""
     n, queries, scores = len(x_ND), [], []
+    first, first_bias = p["instance_and_hidden.weight"], p["instance_and_hidden.bias"]
     for x in x_ND:
-        scores.append(
-            [affine(p["instance_head.weight"][c], p["instance_head.bias"][c], list(x)) for c in range(N_CLASSES)]
-        )
-        z = [affine(p["query.0.weight"][a], p["query.0.bias"][a], list(x)).clamp(min=0) for a in range(ATTENTION)]
-        queries.append([torch.tanh(affine(p["query.2.weight"][a], p["query.2.bias"][a], z)) for a in range(ATTENTION)])
+        scores.append([affine(first[c], first_bias[c], list(x)) for c in range(N_CLASSES)])
+        z = [affine(first[N_CLASSES + a], first_bias[N_CLASSES + a], list(x)).clamp(min=0) for a in range(ATTENTION)]
+        queries.append([torch.tanh(affine(p["query.weight"][a], p["query.bias"][a], z)) for a in range(ATTENTION)])
     best, attention, pooled = [], [], []
     for c in range(N_CLASSES):
         critical = max(range(n), key=lambda i: scores[i][c].item())
@@ -63,7 +62,8 @@ def test_equals_the_literal_definition(
     kept = record_kept(model.dropout)
     torch.manual_seed(3)
     output = model(bag)
-    expected = literal_dsmil(dict(model.named_parameters()), bag.features_ND, kept[0], dropout if training else 0.0)
+    keeps = kept[0] if training and dropout else torch.ones_like(bag.features_ND)
+    expected = literal_dsmil(dict(model.named_parameters()), bag.features_ND, keeps, dropout if training else 0.0)
 
     logits = [(a + b) / 2 for a, b in zip(expected["instance"], expected["bag"], strict=True)]
     for got, wanted in (
@@ -82,10 +82,10 @@ def test_dropout_drops_its_share_in_training_alone() -> None:
     kept = record_kept(model.dropout)
     torch.manual_seed(0)
     model.train()(bag)
-    model.eval()(bag)
     share = kept[0].double().mean().item()
     assert abs(share - 0.6) < 5 * (0.4 * 0.6 / kept[0].numel()) ** 0.5
-    assert kept[1].all()
+    output = model.eval()(bag)
+    torch.testing.assert_close(output.slide_vector_L, (output.attention_KN @ bag.features_ND).flatten())
 
 
 def test_values_are_the_features_themselves_without_dropout() -> None:
