@@ -79,14 +79,14 @@ _MODELS = {
         AcmilMha,
     ),
     "clam-mb": _Row(
-        "gated attention with a branch for each class, kept honest by pseudo-labelled patches",
+        "gated attention with a branch for each class; classifiers of pseudo-labelled patches beside it",
         "Lu et al., Nature Biomedical Engineering 2021",
         "features",
         ClamOptions,
         ClamMB,
     ),
     "clam-sb": _Row(
-        "gated attention in one branch, kept honest by pseudo-labelled patches",
+        "gated attention in one branch; classifiers of pseudo-labelled patches beside it",
         "Lu et al., Nature Biomedical Engineering 2021",
         "features",
         ClamOptions,
