@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fedpath.core.bags import Bag
-from fedpath.core.models import BagModel, build_model
+from fedpath.core.models import BagModel, BagOutput, build_model
 from fedpath.core.models.acmil import branch_similarity, mask_top_instances
 
 N_BRANCHES, N_CLASSES, WIDTH, INNER, ATTENTION = 3, 2, 5, 4, 6
@@ -221,3 +221,57 @@ def test_inner_width_follows_the_authors_pairs() -> None:
     for width, inner in ((384, 128), (512, 256), (768, 384), (1024, 512), (1536, 768), (166, 83)):
         model = build_model("acmil", width=width, n_classes=2, options={}, seed=0)
         assert model.eval()(make_bag(2, width)).slide_vector_L.shape == (inner,)
+
+
+def test_the_slide_pools_with_the_mean_of_the_branches() -> None:
+    model, bag = make_model().train(), make_bag(30)
+    output = model(bag)
+    h_NL = torch.relu(bag.features_ND @ model.reduce.weight.T)
+    pooled_L = sum(sum(row[i] for row in output.attention_KN) / N_BRANCHES * h_NL[i] for i in range(30))
+    torch.testing.assert_close(output.slide_vector_L, pooled_L)
+    torch.testing.assert_close(output.logits_C, model.slide_head.weight @ pooled_L + model.slide_head.bias)
+
+
+SURE, UNSURE, APART, ALIKE = [20.0, -20.0], [0.0, 0.0], torch.eye(3), torch.ones(3, 3)
+
+
+@pytest.mark.parametrize(
+    ("branches", "slide", "attention_KN", "loss"),
+    [
+        ([SURE, SURE, SURE], SURE, APART, 0.0),
+        ([UNSURE, SURE, UNSURE], SURE, APART, math.log(2) * 2 / 3),
+        ([SURE, SURE, SURE], UNSURE, APART, math.log(2)),
+        ([SURE, SURE, SURE], SURE, ALIKE, 1.0),
+        ([SURE, SURE, SURE], SURE, torch.tensor([[1.0, 1, 0], [1, 1, 0], [0, 0, 1]]), 1 / 3),
+        ([UNSURE, UNSURE, UNSURE], UNSURE, ALIKE, 2 * math.log(2) + 1.0),
+    ],
+)
+def test_each_term_of_the_loss_alone(
+    branches: list[list[float]], slide: list[float], attention_KN: Tensor, loss: float
+) -> None:
+    output = BagOutput(
+        logits_C=torch.tensor(slide),
+        attention_KN=attention_KN / attention_KN.sum(dim=1, keepdim=True),
+        slide_vector_L=torch.zeros(INNER),
+        branch_logits_KC=torch.tensor(branches),
+    )
+    assert make_model().loss(output, 0).item() == pytest.approx(loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("missing", ["acmil", "acmil-mha"])
+def test_the_loss_of_another_models_output_is_refused(missing: str) -> None:
+    model = build_model(missing, width=WIDTH, n_classes=N_CLASSES, options={"inner": 8}, seed=1)
+    output = build_model("abmil", width=WIDTH, n_classes=N_CLASSES, options={"inner": 8}, seed=1)(make_bag(3))
+    with pytest.raises(ValueError, match="branch logits"):
+        model.loss(output, 0)
+
+
+def test_dropout_in_training_alone_with_the_expectation_of_evaluation() -> None:
+    bag = make_bag(200)
+    model = make_model(dropout=0.25, mask_ratio=0.0)
+    model.train()
+    torch.manual_seed(0)
+    slides_BL = torch.stack([model(bag).slide_vector_L.detach() for _ in range(300)])
+    # The attention moves a little with dropout; the vectors agree far within the quarter that is dropped.
+    torch.testing.assert_close(slides_BL.mean(dim=0), model.eval()(bag).slide_vector_L, rtol=0.05, atol=1e-3)
+    assert (slides_BL.std(dim=0) > 0).all()
