@@ -1,0 +1,178 @@
+"""LongMIL's attention beside dense attention with a mask: time, memory, and how both grow with the slide.
+
+Layers: 4 heads of width 96, radius 10, forward and backward, float32, no dropout, on patches of tissue-like shape that
+cover about 60 % of their frame. Dense: torch's scaled_dot_product_attention with the bias as its mask, forward and
+backward head by head, so that only one head's N × N bias exists at a time: the leanest dense form. Memory is the rise of
+the resident peak in a process of its own. The last figures are of the whole model on 100,000 patches, D = 1024.
+
+`python benchmarks/longmil.py [--quick]`; the full run takes about half an hour, most of it the exact global block.
+"""
+
+import argparse
+import math
+import os
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import torch
+from _common import report
+from _memory import peak_mb, peak_rise_mb
+from scipy.ndimage import gaussian_filter
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+
+from fedpath.core.bags import Bag
+from fedpath.core.models import build_model
+from fedpath.core.models.spatial import WindowLayout, alibi_slopes, global_attention, local_attention
+
+_HEADS, _WIDTH, _RADIUS, _FAR = 4, 96, 10, 100
+_DENSE_LIMIT = 16_384
+
+
+def main() -> None:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="fewer repetitions, and no exact global block at 100,000")
+    quick = parser.parse_args().quick
+    torch.set_num_threads(os.cpu_count() or 1)
+    figures: dict[str, float] = {"threads": torch.get_num_threads()}
+    sizes = (4096, 8192, 16_384, 65_536)
+    dense_sizes = [n for n in sizes if n <= _DENSE_LIMIT]
+    seconds = _interleaved(
+        {f"local_{n}": _local(n) for n in sizes} | {f"dense_{n}": _dense(n) for n in dense_sizes},
+        repetitions=2 if quick else 5,
+    )
+    for name, value in seconds.items():
+        figures[f"{name}_s"] = value
+    for n in sizes:
+        figures[f"local_{n}_mb"] = peak_rise_mb(_local, n)
+    for n in dense_sizes:
+        figures[f"dense_{n}_mb"] = peak_rise_mb(_dense, n)
+    figures["floor_16384_s"] = _floor(16_384)
+    for n in (4096,) if quick else (4096, 16_384):
+        for form in ("exact", "windows"):
+            figures[f"model_{form}_{n}_s"] = _timed(_model(n, form))
+    forms = ("windows",) if quick else ("windows", "exact")
+    for form in forms:
+        figures[f"model_{form}_100k_mb"] = peak_mb(_model, 100_000, form)
+        print(
+            f"whole model, {form} global block, 100,000 patches: {figures[f'model_{form}_100k_mb']:.0f} MB", flush=True
+        )
+    ratios = {
+        "time_vs_dense_16k": figures["dense_16384_s"] / figures["local_16384_s"],
+        "memory_vs_dense_16k": figures["dense_16384_mb"] / figures["local_16384_mb"],
+        "time_per_patch_64k_vs_8k": figures["local_65536_s"] / 65_536 / (figures["local_8192_s"] / 8192),
+        "peak_mb_100k": max(figures[f"model_{form}_100k_mb"] for form in forms),
+        "time_vs_floor_16k": figures["local_16384_s"] / figures["floor_16384_s"],
+    }
+    bars = {
+        "time_vs_dense_16k": "≥ 8",
+        "memory_vs_dense_16k": "≥ 5",
+        "time_per_patch_64k_vs_8k": "≤ 1.3",
+        "peak_mb_100k": "≤ 20000",
+    }
+    report("longmil", figures, ratios, bars, quick=quick)
+
+
+def tissue_cells(n: int, *, fill: float = 0.6, seed: int = 0) -> Tensor:
+    """Return ``n`` cells (N, 2) of a few blobs that cover a share ``fill`` of a square frame, in reading order."""
+    edge = math.ceil(math.sqrt(n / fill))
+    noise = gaussian_filter(np.random.default_rng(seed).standard_normal((edge, edge)), max(3.0, edge / 25))
+    chosen = np.zeros(edge * edge, dtype=bool)
+    chosen[np.argsort(noise, axis=None)[-n:]] = True
+    y, x = np.divmod(np.flatnonzero(chosen), edge)
+    return torch.from_numpy(np.stack([x, y], axis=1))
+
+
+def _inputs(n: int) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    return [torch.randn(_HEADS, n, _WIDTH, generator=generator).requires_grad_() for _ in range(3)]
+
+
+def _local(n: int) -> Callable[[], object]:
+    """Return the work: the layer as the model calls it, with finding out which patches are near."""
+    cells_N2, (q, k, v), slopes_H = tissue_cells(n), _inputs(n), alibi_slopes(_HEADS)
+    grad = torch.ones_like(q)
+    return lambda: torch.autograd.grad(
+        local_attention(q, k, v, WindowLayout(cells_N2, _RADIUS), slopes_H), (q, k, v), grad
+    )
+
+
+def _dense(n: int) -> Callable[[], object]:
+    cells_N2, (q, k, v), slopes_H = tissue_cells(n).float(), _inputs(n), alibi_slopes(_HEADS)
+
+    def work() -> list[tuple[Tensor, ...]]:
+        gradients = []
+        for head in range(_HEADS):
+            bias_NN = torch.cdist(cells_N2, cells_N2)
+            is_far_NN = bias_NN > _RADIUS
+            bias_NN.floor_().mul_(-float(slopes_H[head])).masked_fill_(is_far_NN, -math.inf)
+            del is_far_NN
+            parts = [tensor.detach()[head, None, None].squeeze(0).requires_grad_() for tensor in (q, k, v)]
+            out = scaled_dot_product_attention(*(part[None] for part in parts), attn_mask=bias_NN[None, None])
+            gradients.append(torch.autograd.grad(out, parts, torch.ones_like(out)))
+        return gradients
+
+    return work
+
+
+def _floor(n: int) -> float:
+    """Return the seconds that the products of the pairs within reach would take at the speed of one large product.
+
+    Seven products (two forward; the scores again and four more backward) of ``2 · width`` operations for each pair and head.
+    """
+    layout_cells_N2 = tissue_cells(n).numpy()
+    edge = int(layout_cells_N2.max()) + 1
+    grid = np.zeros((edge, edge))
+    grid[layout_cells_N2[:, 1], layout_cells_N2[:, 0]] = 1
+    offset = np.arange(-_RADIUS, _RADIUS + 1)
+    disc = (offset[:, None] ** 2 + offset[None] ** 2 <= _RADIUS**2).astype(float)
+    from scipy.signal import fftconvolve
+
+    pairs = float((grid * np.rint(fftconvolve(grid, disc, mode="same"))).sum())
+    a = torch.randn(2048, 2048)
+    seconds = _timed(lambda: a @ a, repetitions=9)
+    per_second = 2 * 2048**3 / seconds
+    return 7 * 2 * _WIDTH * _HEADS * pairs / per_second
+
+
+def _model(n: int, form: str) -> Callable[[], object]:
+    model = build_model("longmil", width=1024, n_classes=2, options={"global_form": form}, seed=0).train()
+    features_ND = torch.empty(n, 1024, dtype=torch.float16).uniform_(-1, 1)
+    bag = Bag("slide", features_ND, 256 * tissue_cells(n), 256)
+
+    def work() -> None:
+        torch.set_num_threads(os.cpu_count() or 1)
+        model.loss(model(bag), 1).backward()
+        assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
+
+    return work
+
+
+def _interleaved(works: dict[str, Callable[[], object]], *, repetitions: int) -> dict[str, float]:
+    """Return the median seconds of each work; they take turns, so that a busy moment hits all alike."""
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for repetition in range(repetitions + 1):
+        for name, work in works.items():
+            started = time.perf_counter()
+            work()
+            if repetition > 0:  # the first one warms up
+                seconds[name].append(time.perf_counter() - started)
+        print(f"round {repetition} of {repetitions}", flush=True)
+    return {name: median(values) for name, values in seconds.items()}
+
+
+def _timed(work: Callable[[], object], repetitions: int = 1) -> float:
+    return _interleaved({"work": work}, repetitions=repetitions)["work"] if repetitions > 1 else _once(work)
+
+
+def _once(work: Callable[[], object]) -> float:
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+if __name__ == "__main__":
+    main()
