@@ -9,6 +9,8 @@ from math import prod
 import torch
 from torch import Tensor
 
+from fedpath.core.models.memory import Scratch
+
 _INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -28,11 +30,16 @@ def keep_mask(shape: tuple[int, ...], rate: float, device: torch.device | str = 
     return _keep_bits(shape, rate, device).neg_().view(torch.uint8)
 
 
-def drop_(values: Tensor, rate: float) -> Tensor:
-    """Zero elements of ``values`` in place where ``keep_mask`` would be 0, do not scale the others, and return it."""
+def drop_(values: Tensor, rate: float, scratch: Scratch | None = None) -> Tensor:
+    """Zero elements of ``values`` in place where ``keep_mask`` would be 0, do not scale the others, and return it.
+
+    ``scratch`` lends the memory of intermediates to callers that go through many chunks.
+    """
     # Masked as integers: multiplying would first turn the mask into floats, element by element.
     bits = _keep_bits(tuple(values.shape), rate, values.device)
-    values.view(_INTEGERS[values.element_size()]).bitwise_and_(bits)
+    integer = _INTEGERS[values.element_size()]
+    wide = (scratch or Scratch(values.device))("bits", values.shape, integer).copy_(bits)
+    values.view(integer).bitwise_and_(wide)
     return values
 
 

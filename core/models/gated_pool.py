@@ -17,10 +17,8 @@ Precision: the products run in autocast's type where autocast is on, else in the
 sums over chunks in float32 at least, in float64 for float64 weights.
 """
 
-import mmap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from math import prod
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +26,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fedpath.core.models.dropout import drop_, keep_mask, kept_share
+from fedpath.core.models.memory import Scratch, large_empty
 
 Select = Callable[[Tensor], Tensor]
 """Raw scores (K, N) to scores (K, N) of which some may be -inf, at least one a row finite; no gradient of its own."""
@@ -151,6 +150,7 @@ class _Layers:
 
     def __init__(self, plan: _Plan, weights: _Weights) -> None:
         self.plan = plan
+        self.scratch = Scratch(weights.hidden_LD.device)
         ones = torch.ones((), dtype=plan.sums, device=weights.hidden_LD.device)
         hidden, gate_G1, score = ones / kept_share(plan.dropout), ones, ones
         if weights.gate_GL is not None:
@@ -173,7 +173,7 @@ class _Layers:
         """Write a chunk's h and its gate before the sigmoids; return its raw scores (K, n)."""
         _linear(x_nD, self.scaled.hidden_LD, self.scaled.hidden_bias_L, h_nL).relu_()
         if self.plan.dropout:
-            drop_(h_nL, self.plan.dropout)
+            drop_(h_nL, self.plan.dropout, self.scratch)
         scored_nA = h_nL
         if gate_nG is not None and self.scaled.gate_GL is not None:
             _linear(h_nL, self.scaled.gate_GL, self.scaled.gate_bias_G, gate_nG)
@@ -188,28 +188,35 @@ class _Layers:
 
     def activate(self, gate_nG: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return the sigmoids of a chunk's gate, and the gate's factors: sigmoid(v) - ½ and sigmoid(u)."""
-        sigmoid_nG = gate_nG.to(self.plan.sums, copy=True).sigmoid_()
+        sigmoid_nG = self.scratch("sigmoid", gate_nG.shape, self.plan.sums).copy_(gate_nG).sigmoid_()
         v_nA, u_nA = sigmoid_nG.chunk(2, dim=1)
-        return sigmoid_nG, v_nA - 0.5, u_nA
+        return sigmoid_nG, torch.sub(v_nA, 0.5, out=self.scratch("v", v_nA.shape, self.plan.sums)), u_nA
+
+    def add_product(self, total: Tensor, a: Tensor, b: Tensor) -> None:
+        """Add ``a b`` to ``total``, which may be of a wider type."""
+        if total.dtype == a.dtype:
+            total.addmm_(a, b)
+        else:
+            product = torch.mm(a, b, out=self.scratch("product", total.shape, a.dtype))
+            total.add_(self.scratch("wide product", total.shape, total.dtype).copy_(product))
 
 
 class _Features:
     """The bag's rows in the type of the products, a chunk at a time through one buffer."""
 
-    def __init__(self, plan: _Plan, x_ND: Tensor) -> None:
+    def __init__(self, plan: _Plan, x_ND: Tensor, scratch: Scratch) -> None:
         self.x_ND = x_ND
-        shape = (min(plan.rows, len(x_ND)), x_ND.shape[1])
-        steps = [] if x_ND.dtype == plan.products else [plan.products]
-        if steps == [torch.bfloat16] and x_ND.dtype == torch.float16 and x_ND.device.type == "cpu":
+        self.scratch = scratch
+        self.steps = [] if x_ND.dtype == plan.products else [plan.products]
+        if self.steps == [torch.bfloat16] and x_ND.dtype == torch.float16 and x_ND.device.type == "cpu":
             # By way of float32: torch converts float16 to bfloat16 element by element, five times slower.
-            steps.insert(0, torch.float32)
-        self.buffers_nD = [x_ND.new_empty(shape, dtype=step) for step in steps]
+            self.steps.insert(0, torch.float32)
 
     def __getitem__(self, chunk: slice) -> Tensor:
         """Return a chunk's rows, valid until the next call."""
         x_nD = self.x_ND[chunk]
-        for buffer_nD in self.buffers_nD:
-            x_nD = buffer_nD[: len(x_nD)].copy_(x_nD)
+        for step in self.steps:
+            x_nD = self.scratch(f"features {step}", x_nD.shape, step).copy_(x_nD)
         return x_nD
 
 
@@ -230,7 +237,8 @@ class _AttentionPool(torch.autograd.Function):
         x_ND, *saved, h_NL, gate_NG, attention_KN = ctx.saved_tensors
         weights = _Weights(*saved)
         with torch.autocast(x_ND.device.type, enabled=False):
-            layers, features = _Layers(plan, weights), _Features(plan, x_ND)
+            layers = _Layers(plan, weights)
+            features = _Features(plan, x_ND, layers.scratch)
             sums = _Sums(layers, weights)
             d_x_ND = torch.empty_like(x_ND) if ctx.needs_input_grad[1] else None
             d_pooled_KL = d_pooled_KL.to(plan.products)
@@ -255,26 +263,29 @@ class _Sums:
 
     def scores_backward(self, d_scores_Kn: Tensor, h_nL: Tensor, gate_nG: Tensor | None) -> Tensor:
         """Return the gradient of h that comes through the scores of a chunk."""
-        scaled, sums, products = self.layers.scaled, self.sums, self.layers.plan.products
+        layers, sums = self.layers, self.sums
+        scaled, plan, scratch = layers.scaled, layers.plan, layers.scratch
+        d_h_nL = scratch("d_h", h_nL.shape, h_nL.dtype)
         if sums.score_bias_K is not None:
             sums.score_bias_K.add_(d_scores_Kn.sum(1))
         if gate_nG is None or scaled.gate_GL is None or sums.gate_GL is None:
-            d_scores_Kn = d_scores_Kn.to(products)
-            _add_product(sums.score_KA, d_scores_Kn, h_nL)
-            return d_scores_Kn.T @ scaled.score_KA
-        sigmoid_nG, v_nA, u_nA = self.layers.activate(gate_nG)
-        d_product_nA = d_scores_Kn.T @ scaled.score_KA
-        d_gate_nG = torch.empty_like(sigmoid_nG)
+            d_scores_Kn = d_scores_Kn.to(plan.products)
+            layers.add_product(sums.score_KA, d_scores_Kn, h_nL)
+            return torch.mm(d_scores_Kn.T, scaled.score_KA, out=d_h_nL)
+        sigmoid_nG, v_nA, u_nA = layers.activate(gate_nG)
+        d_product_nA = torch.mm(d_scores_Kn.T, scaled.score_KA, out=scratch("d_product", v_nA.shape, plan.sums))
+        d_gate_nG = scratch("d_gate", gate_nG.shape, plan.sums)
         d_v_nA, d_u_nA = d_gate_nG.chunk(2, dim=1)
         torch.mul(d_product_nA, u_nA, out=d_v_nA)
         torch.mul(d_product_nA, v_nA, out=d_u_nA)
-        _add_product(sums.score_KA, d_scores_Kn, v_nA.mul_(u_nA))
+        layers.add_product(sums.score_KA, d_scores_Kn, v_nA.mul_(u_nA))
         torch.ops.aten.sigmoid_backward.grad_input(d_gate_nG, sigmoid_nG, grad_input=d_gate_nG)
         if sums.gate_bias_G is not None:
             sums.gate_bias_G.add_(d_gate_nG.sum(0))
-        d_gate_nG = d_gate_nG.to(products)
-        _add_product(sums.gate_GL, d_gate_nG.T, h_nL)
-        return d_gate_nG @ scaled.gate_GL
+        if plan.products != plan.sums:
+            d_gate_nG = scratch("d_gate as factor", gate_nG.shape, plan.products).copy_(d_gate_nG)
+        layers.add_product(sums.gate_GL, d_gate_nG.T, h_nL)
+        return torch.mm(d_gate_nG, scaled.gate_GL, out=d_h_nL)
 
     def hidden_backward(self, d_h_nL: Tensor, h_nL: Tensor, x_nD: Tensor, d_x_nD: Tensor | None) -> None:
         """Go on from the whole gradient of h to the first layer, and to the features if ``d_x_nD`` is to be written."""
@@ -282,7 +293,7 @@ class _Sums:
         torch.ops.aten.threshold_backward.grad_input(d_h_nL, h_nL, 0, grad_input=d_h_nL)
         if self.sums.hidden_bias_L is not None:
             self.sums.hidden_bias_L.add_(d_h_nL.sum(0))
-        _add_product(self.sums.hidden_LD, d_h_nL.T, x_nD)
+        self.layers.add_product(self.sums.hidden_LD, d_h_nL.T, x_nD)
         if d_x_nD is not None:
             d_x_nD.copy_(d_h_nL @ self.layers.scaled.hidden_LD)
 
@@ -296,11 +307,12 @@ class _Sums:
 
 def _pool_and_keep(layers: _Layers, x_ND: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return the pooled vectors, the attention, h and the gate before its sigmoids."""
-    plan, features, n = layers.plan, _Features(layers.plan, x_ND), len(x_ND)
-    h_NL = _large_empty((n, len(layers.scaled.hidden_LD)), plan.products, x_ND.device)
+    plan, n = layers.plan, len(x_ND)
+    features = _Features(plan, x_ND, layers.scratch)
+    h_NL = large_empty((n, len(layers.scaled.hidden_LD)), plan.products, x_ND.device)
     gate_NG = None
     if layers.scaled.gate_GL is not None:
-        gate_NG = _large_empty((n, len(layers.scaled.gate_GL)), plan.products, x_ND.device)
+        gate_NG = large_empty((n, len(layers.scaled.gate_GL)), plan.products, x_ND.device)
     scores_KN = x_ND.new_empty((len(layers.scaled.score_KA), n), dtype=plan.sums)
     for chunk in plan.chunks(n):
         gate_nG = None if gate_NG is None else gate_NG[chunk]
@@ -310,7 +322,7 @@ def _pool_and_keep(layers: _Layers, x_ND: Tensor) -> tuple[Tensor, Tensor, Tenso
     attention_KN = torch.softmax(scores_KN, dim=1)
     pooled_KL = scores_KN.new_zeros((len(scores_KN), h_NL.shape[1]))
     for chunk in plan.chunks(n):
-        _add_product(pooled_KL, attention_KN[:, chunk].to(plan.products), h_NL[chunk])
+        layers.add_product(pooled_KL, attention_KN[:, chunk].to(plan.products), h_NL[chunk])
     return pooled_KL, attention_KN, h_NL, gate_NG
 
 
@@ -320,7 +332,8 @@ def _pool_and_forget(layers: _Layers, x_ND: Tensor) -> tuple[Tensor, Tensor]:
     The softmax runs along: each chunk is weighted relative to the highest score so far, and what was summed before is
     scaled down when a higher one comes.
     """
-    plan, features, n = layers.plan, _Features(layers.plan, x_ND), len(x_ND)
+    plan, n = layers.plan, len(x_ND)
+    features = _Features(plan, x_ND, layers.scratch)
     if plan.select is not None:  # no score is final before all are known
         return _pool_and_keep(layers, x_ND)[:2]
     h_RL = x_ND.new_empty((min(plan.rows, n), len(layers.scaled.hidden_LD)), dtype=plan.products)
@@ -336,29 +349,11 @@ def _pool_and_forget(layers: _Layers, x_ND: Tensor) -> tuple[Tensor, Tensor]:
         weights_Kn, shrink_K1 = torch.exp(scores_Kn - highest_K1), torch.exp(before_K1 - highest_K1)
         total_K1 = total_K1 * shrink_K1 + weights_Kn.sum(1, keepdim=True)
         pooled_KL *= shrink_K1
-        _add_product(pooled_KL, weights_Kn.to(plan.products), h_nL)
+        layers.add_product(pooled_KL, weights_Kn.to(plan.products), h_nL)
         scores_KN[:, chunk] = scores_Kn
     return pooled_KL / total_K1, torch.softmax(scores_KN, dim=1)
-
-
-def _large_empty(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Return an uninitialised array, on Linux CPUs in huge pages: else its page faults cost a tenth of a step."""
-    n_bytes = prod(shape) * dtype.itemsize
-    if device.type != "cpu" or n_bytes < 2**22 or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(shape, dtype=dtype, device=device)
-    memory = mmap.mmap(-1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(shape)
 
 
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor) -> Tensor:
     """Write ``x weightᵀ + bias``."""
     return torch.mm(x, weight.T, out=out) if bias is None else torch.addmm(bias, x, weight.T, out=out)
-
-
-def _add_product(total: Tensor, a: Tensor, b: Tensor) -> None:
-    """Add ``a b`` to ``total``, which may be of a wider type."""
-    if total.dtype == a.dtype:
-        total.addmm_(a, b)
-    else:
-        total += a @ b

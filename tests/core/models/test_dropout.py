@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from fedpath.core.models.dropout import drop_, keep_mask, kept_share
+from fedpath.core.models.memory import Scratch
 
 
 @pytest.mark.parametrize(
@@ -58,5 +59,5 @@ def test_drops_in_place_what_the_mask_drops(dtype: torch.dtype) -> None:
     mask = keep_mask((30, 20), 0.4)
     torch.manual_seed(1)
     dropped = values.clone()
-    assert drop_(dropped, 0.4) is dropped
+    assert drop_(dropped, 0.4, Scratch(dropped.device)) is dropped
     assert torch.equal(dropped, values * mask)
