@@ -6,8 +6,9 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fedpath.cli import client, cohort, models, provision, server, slides, train
+from fedpath.cli import client, cohort, models, provision, server, slides
 from fedpath.cli.demo.command import demo_command
+from fedpath.cli.train.command import train_command
 from fedpath.core.errors import FedpathError
 
 app = typer.Typer(
@@ -23,13 +24,14 @@ app.add_typer(slides.app, name="slides")
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(models.app, name="models")
 app.command("provision")(provision.provision_command)
-app.command("train")(train.train_command)
+app.command("train")(train_command)
 app.command("demo")(demo_command)
 
 _DEBUG = "FEDPATH_DEBUG"
 _EXTRAS = {
     **dict.fromkeys(("cv2", "openslide", "tifffile", "imagecodecs"), "client"),
     **dict.fromkeys(("matplotlib", "jinja2"), "report"),
+    "tensorboard": "track",
 }
 """Which extra of the distribution brings a package that the base does without."""
 

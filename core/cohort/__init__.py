@@ -2,7 +2,7 @@
 
 from fedpath.core.cohort.examples import Example, load_examples, load_site_cohort, load_site_examples
 from fedpath.core.cohort.manifest import SPLITS, Cohort, Slide, Split, load_cohort
-from fedpath.core.cohort.splits import split_patients
+from fedpath.core.cohort.splits import class_of, fold_patients, split_patients
 
 __all__ = [
     "SPLITS",
@@ -10,6 +10,8 @@ __all__ = [
     "Example",
     "Slide",
     "Split",
+    "class_of",
+    "fold_patients",
     "load_cohort",
     "load_examples",
     "load_site_cohort",

@@ -42,7 +42,14 @@ def predict(model: BagModel, bags: Iterable[Bag], device: torch.device | str = "
 
 
 def evaluate(model: BagModel, examples: Sequence[Example], device: torch.device | str = "cpu") -> Metrics:
-    """Return the metrics of ``model`` on at least one example.
+    """Return the metrics of ``model`` on at least one example; errors as ``examine``."""
+    return examine(model, examples, device)[0]
+
+
+def examine(
+    model: BagModel, examples: Sequence[Example], device: torch.device | str = "cpu"
+) -> tuple[Metrics, NDArray[np.float64]]:
+    """Return the metrics of ``model`` on at least one example, and each one's class probabilities (B, C).
 
     Raises:
         NotFiniteError: finite parameters can be so large that the outputs are not.
@@ -63,7 +70,7 @@ def evaluate(model: BagModel, examples: Sequence[Example], device: torch.device 
     probabilities_BC = np.stack(rows)
     targets = [example.target for example in examples]
     predicted = probabilities_BC.argmax(axis=1)
-    return Metrics(
+    metrics = Metrics(
         loss=float(np.mean(losses)),
         auc=auc(targets, probabilities_BC),
         balanced_accuracy=balanced_accuracy(targets, predicted),
@@ -71,6 +78,7 @@ def evaluate(model: BagModel, examples: Sequence[Example], device: torch.device 
         slides=len(examples),
         patients=len({example.patient_id for example in examples}),
     )
+    return metrics, probabilities_BC
 
 
 @contextmanager

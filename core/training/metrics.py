@@ -106,7 +106,7 @@ def averaging(n_classes: int) -> dict[str, str]:
         "brier_score": "squared error of the second label's probability, mean over slides (0 to 1)"
         if two
         else "squared error of the probabilities, summed over labels, mean over slides (0 to 2)",
-        "calibration_error": f"|accuracy − confidence| of the top label, {N_BINS} equal bins weighted by slides",
+        "calibration_error": f"distance of accuracy from confidence of the top label in {N_BINS} equal bins, by slides",
     }
 
 

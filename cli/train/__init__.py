@@ -1,0 +1,1 @@
+"""``fedpath train``: one hospital alone or pooled data, once or in folds, with a federation's settings."""
