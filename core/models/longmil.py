@@ -19,15 +19,17 @@ key and value of each of a bounded number of windows, which counts for as many p
 This is exact where the patches of a window are alike in key and value and equally far.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 
 from fedpath.core.bags.bag import Bag
+from fedpath.core.errors import ConfigError
 from fedpath.core.models.inputs import BagModelOptions, input_norm
 from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
 from fedpath.core.models.spatial import (
@@ -43,15 +45,15 @@ from fedpath.core.models.spatial import (
 class LongMilOptions(BagModelOptions):
     """Options of ``longmil``; the defaults are the paper's."""
 
-    inner: Annotated[int, Field(ge=1, le=8192)] = Field(default=384, description="inner width L")
-    heads: Annotated[int, Field(ge=1, le=256)] = Field(default=4, description="attention heads; they divide `inner`")
+    inner: Annotated[int, Field(ge=1, le=8192)] = Field(default=384, description="inner width L, a multiple of heads")
+    heads: Annotated[int, Field(ge=1, le=256)] = Field(default=4, description="attention heads")
     local_blocks: Annotated[int, Field(ge=0, le=64)] = Field(
         default=2, description="transformer blocks with local attention, before the global one"
     )
     radius: Annotated[int, Field(ge=0, le=1000)] = Field(
         default=10, description="how far local attention reaches, in patches"
     )
-    far: Annotated[int, Field(ge=1)] = Field(
+    far: Annotated[int, Field(ge=1, le=4096)] = Field(
         default=100, description="distances beyond this many patches count as this in the global block"
     )
     global_form: Literal["exact", "windows"] = Field(
@@ -62,14 +64,6 @@ class LongMilOptions(BagModelOptions):
     attention_dropout: Annotated[float, Field(ge=0, lt=1)] = Field(
         default=0.05, description="dropout of attention probabilities, in training"
     )
-
-    @field_validator("heads")
-    @classmethod
-    def _heads_divide_the_width(cls, heads: int, info: ValidationInfo) -> int:
-        inner = info.data.get("inner", heads)
-        if inner % heads:
-            raise ValueError(f"the inner width {inner} is no multiple of it")
-        return heads
 
 
 class LongMil(BagModel):
@@ -83,10 +77,19 @@ class LongMil(BagModel):
         width: feature width D.
         n_classes: C.
         options: see ``LongMilOptions``.
+
+    Raises:
+        ConfigError: the heads do not divide the inner width.
     """
 
     def __init__(self, width: int, n_classes: int, options: LongMilOptions) -> None:
         super().__init__()
+        inner, heads = options.inner, options.heads
+        if inner % heads:
+            raise ConfigError(
+                f"model.options.inner = {inner}: not a multiple of heads = {heads}",
+                remedy=f"take inner = {math.ceil(inner / heads) * heads}, or other heads",
+            )
         self.options = options
         self.input_norm = input_norm(options.input_norm, width)
         self.embed = nn.Linear(width, options.inner)
@@ -99,6 +102,8 @@ class LongMil(BagModel):
         """Classify one bag; in training mode with attention dropout from torch's global generator."""
         weight = self.embed.weight
         x_NL = torch.relu(self.embed(self.input_norm(bag.features_ND.to(device=weight.device, dtype=weight.dtype))))
+        # Under autocast, too, what the blocks add up stays in the weights' type.
+        x_NL = x_NL.to(weight.dtype)
         cells_N2 = grid_cells(bag.coords_N2, bag.patch_size_level0)
         layout = WindowLayout(cells_N2, self.options.radius)
         dropout = self.options.attention_dropout if self.training else 0.0
@@ -157,18 +162,20 @@ class _Everywhere:
 
     def __call__(self, q_HNd: Tensor, k_HNd: Tensor, v_HNd: Tensor) -> Tensor:
         """Return (H, N, d)."""
-        key_cells, counts_M, windows = self._cells_N2, None, self._windows
+        key_cells, log_counts_M, windows = self._cells_N2, None, self._windows
         if windows is not None:
             k_HNd, v_HNd = (windows.mean(tensor_HNd) for tensor_HNd in (k_HNd, v_HNd))
-            key_cells, counts_M = windows.centres_M2, windows.counts_M.log()
-        received_HM = k_HNd.new_zeros(k_HNd.shape[:2]) if self._is_measured else None
+            key_cells, log_counts_M = windows.centres_M2, windows.log_counts_M
+        # Sums over thousands of patches: in float32 at least.
+        exact = torch.promote_types(k_HNd.dtype, torch.float32)
+        received_HM = k_HNd.new_zeros(k_HNd.shape[:2], dtype=exact) if self._is_measured else None
         out_HNd = self._attend(
             q_HNd,
             k_HNd,
             v_HNd,
             query_cells_N2=self._cells_N2,
             key_cells_M2=key_cells,
-            log_counts_M=counts_M,
+            log_counts_M=log_counts_M,
             received_HM=received_HM,
         )
         if received_HM is not None:

@@ -34,7 +34,13 @@ def local_attention(
 
     Returns:
         (H, N, d): ``softmax_j(q_i · k_j / sqrt(d) − slope · floor(|cell_i − cell_j|)) v_j``, in the type of q.
+
+    Raises:
+        ValueError: the shapes do not fit together.
     """
+    shapes = [tensor.shape for tensor in (q_HNd, k_HNd, v_HNd)]
+    if shapes != 3 * [(len(slopes_H), len(layout), q_HNd.shape[-1])]:
+        raise ValueError(f"{shapes} of q, k and v do not fit {len(slopes_H)} heads and {len(layout)} patches")
     q, k, v = _prepared(q_HNd, k_HNd, v_HNd)
     slopes_H = slopes_H.to(q)
     if q.is_cuda and dropout == 0:
@@ -63,17 +69,24 @@ def global_attention(
         q_HNd: queries of H heads. Half precision is computed in float32.
         k_HMd: keys: of the patches, or of what stands for several of them.
         v_HMd: values.
-        query_cells_N2: cell of each query.
+        query_cells_N2: cell of each query. In float32, distances are exact as long as cells stay below 2**24.
         key_cells_M2: cell of each key.
         slopes_H: what a cell of distance costs in each head.
-        far: distances beyond this many cells count as this.
+        far: distances beyond this many cells count as this; at most 4096, whose square is still exact in float32.
         log_counts_M: added to the scores of each key.
         dropout: share of the attention probabilities dropped, from torch's global generator.
         received_HM: when given, the sum over the queries of each key's probability is added to it.
 
     Returns:
         (H, N, d), in the type of q.
+
+    Raises:
+        ValueError: the shapes do not fit together.
     """
+    shapes = [tensor.shape for tensor in (q_HNd, k_HMd, v_HMd)]
+    heads, n, m = len(slopes_H), len(query_cells_N2), len(key_cells_M2)
+    if shapes != [(heads, rows, q_HNd.shape[-1]) for rows in (n, m, m)]:
+        raise ValueError(f"{shapes} of q, k and v do not fit {heads} heads, {n} queries and {m} keys")
     q, k, v = _prepared(q_HNd, k_HMd, v_HMd)
     slopes_H = slopes_H.to(q)
     log_counts_M = None if log_counts_M is None else log_counts_M.to(q)

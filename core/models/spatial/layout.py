@@ -30,16 +30,29 @@ def grid_cells(coords_N2: Tensor, patch_size: int) -> Tensor:
 
     Args:
         coords_N2: top-left corners (x, y) in pixels.
-        patch_size: edge of a patch in the same pixels; 0 when unknown: then the smallest distance between two
-            different coordinates of an axis is taken.
+        patch_size: edge of a patch in the same pixels; 0 when unknown: then the distance from a patch to its nearest
+            neighbour is taken, the median of it.
     """
     corner_N2 = coords_N2 - coords_N2.amin(dim=0)
     if patch_size <= 0:
-        steps = [torch.unique(axis).diff() for axis in corner_N2.unbind(dim=1)]
-        patch_size = int(min((int(step.min()) for step in steps if len(step)), default=1))
+        patch_size = _nearest(corner_N2)
     # To the nearest cell: grids of different tissue pieces are shifted against each other, and corners that came from
     # micrometres are off by a pixel here and there.
     return torch.div(2 * corner_N2 + patch_size, 2 * patch_size, rounding_mode="floor")
+
+
+def _nearest(corner_N2: Tensor) -> int:
+    """Return how far a patch is from the nearest at another place: the median of some patches; 1 if all are at one.
+
+    Not the smallest step of an axis: where grids are shifted against each other or corners are off by a pixel, that is
+    a pixel or so, and no patch would have another within its reach.
+    """
+    place_P2 = torch.unique(corner_N2, dim=0).to(torch.float64)
+    if len(place_P2) == 1:
+        return 1
+    some_S2 = place_P2[:: -(-len(place_P2) // 64)]
+    distance_SP = torch.cdist(some_S2, place_P2, compute_mode="donot_use_mm_for_euclid_dist")
+    return round(distance_SP.masked_fill_(distance_SP == 0, torch.inf).amin(dim=1).median().item())
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,12 +132,12 @@ class WindowLayout:
         sorted_B = np.lexsort((n_keys_B, padded_B))
         start = 0
         while start < len(sorted_B):
-            # The keys only grow along a run of one query count: halve until the last block's size fits.
+            # The keys only grow along a run of one query count, hence also the size of the chunk that ends at a block.
             n_queries = padded_B[sorted_B[start]]
             end = start + int(np.searchsorted(padded_B[sorted_B[start:]], n_queries, "right"))
-            end = min(end, start + max(1, int(budget // (n_queries * n_keys_B[sorted_B[start]]))))
-            while end - start > 1 and (end - start) * n_queries * n_keys_B[sorted_B[end - 1]] > budget:
-                end -= 1
+            run_B = sorted_B[start : min(end, start + budget // n_queries)]
+            pairs_B = n_queries * n_keys_B[run_B] * np.arange(1, len(run_B) + 1)
+            end = start + max(1, int(np.searchsorted(pairs_B, budget, "right")))
             yield self._chunk(sorted_B[start:end])
             start = end
 

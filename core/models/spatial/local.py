@@ -113,7 +113,7 @@ def _windows(
     """Yield the layout's chunks with their probabilities, always in the same order."""
     heads, n, d = q_HNd.shape
     first_row_H1 = n * torch.arange(heads, device=q_HNd.device)[:, None]
-    cells_N2 = layout.cells_N2.to(device=q_HNd.device, dtype=q_HNd.dtype)
+    cells_N2 = layout.cells_N2.to(q_HNd.device)
     for cpu_chunk in layout.chunks(_PAIRS):
         chunk = cpu_chunk.to(q_HNd.device)
         (n_blocks, n_queries), n_keys = chunk.queries_TQ.shape, chunk.keys_TK.shape[1]
@@ -136,11 +136,16 @@ def _windows(
 
 def _window_distances(cells_N2: Tensor, chunk: Chunk, radius: int, scratch: Scratch) -> Tensor:
     """Return the truncated distances (T, Q, K), infinite where the key is out of reach or no key."""
-    x_TQ, y_TQ = cells_N2[chunk.queries_TQ].unbind(dim=2)
-    x_TK, y_TK = cells_N2[chunk.keys_TK].unbind(dim=2)
-    shape = (*x_TQ.shape, x_TK.shape[1])
-    squared_TQK = torch.sub(x_TK[:, None, :], x_TQ[:, :, None], out=scratch("distance", *shape)).square_()
-    dy_TQK = torch.sub(y_TK[:, None, :], y_TQ[:, :, None], out=scratch("dy", *shape))
+    # Counted from each block's first query: a float32 holds no whole numbers beyond 2**24.
+    origin_T12 = cells_N2[chunk.queries_TQ[:, :1]]
+    shape = (*chunk.queries_TQ.shape, chunk.keys_TK.shape[1])
+    squared_TQK, dy_TQK = scratch("distance", *shape), scratch("dy", *shape)
+    (x_TQ, y_TQ), (x_TK, y_TK) = (
+        (cells_N2[index] - origin_T12).to(squared_TQK.dtype).unbind(dim=2)
+        for index in (chunk.queries_TQ, chunk.keys_TK)
+    )
+    torch.sub(x_TK[:, None, :], x_TQ[:, :, None], out=squared_TQK).square_()
+    torch.sub(y_TK[:, None, :], y_TQ[:, :, None], out=dy_TQK)
     squared_TQK.addcmul_(dy_TQK, dy_TQK)
     is_far_TQK = torch.gt(squared_TQK, radius**2, out=scratch("is_far", *shape, dtype=torch.bool))
     if not chunk.is_key_TK.all():

@@ -25,6 +25,7 @@ class Windows:
                 break
             self.edge *= 2
         self.counts_M = counts_M
+        self.log_counts_M = counts_M.to(torch.float64).log()
         # Whole cells, so that distances to them are truncated as those between patches.
         self.centres_M2 = self.mean(cells_N2.to(torch.float64)).round().to(torch.int64)
 
@@ -33,7 +34,9 @@ class Windows:
         return len(self.counts_M)
 
     def mean(self, values_HNd: Tensor) -> Tensor:
-        """Return the mean (…, M, d) of each window's rows of (…, N, d)."""
+        """Return the mean (…, M, d) of each window's rows of (…, N, d), in float32 at least."""
+        # Sums of thousands of patches, and their counts, are beyond half precision.
+        values_HNd = values_HNd.to(torch.promote_types(values_HNd.dtype, torch.float32))
         window_N = self.window_N.to(values_HNd.device)
         sums_HMd = values_HNd.new_zeros(*values_HNd.shape[:-2], len(self), values_HNd.shape[-1])
         return sums_HMd.index_add(-2, window_N, values_HNd) / self.counts_M.to(values_HNd)[:, None]
