@@ -25,15 +25,15 @@ from _common import machine, print_line, shared_data
 from _federation import run_commands
 from rich.console import Console
 from rich.table import Table
-from sklearn.model_selection import StratifiedKFold, train_test_split
 
 from fedpath.cli.demo.plan import ENCODER, LABELS, MPP, PATCH_PX
-from fedpath.core.cohort import SPLITS, Example, load_cohort, load_examples
+from fedpath.core.cohort import SPLITS, Example, Split, load_cohort, load_examples
 from fedpath.core.cohort.table import cohort_from_table
 from fedpath.core.config import FederationConfig
 from fedpath.core.models import available_models
 from fedpath.core.training import evaluate, train_alone
 from fedpath.core.training.alone import initial_model, merit
+from fedpath.core.training.cross_validation import make_folds
 
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
 _BEGIN, _END = "<!-- models:begin -->\n", "<!-- models:end -->"
@@ -51,7 +51,7 @@ class Size:
     demo_slides: int = 36
     learning_rates: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
     # Validations, and epochs between them; the demo's are those of `fedpath demo`.
-    musk_epochs: tuple[int, int] = (20, 2)
+    musk_epochs: tuple[int, int] = (15, 2)
     demo_epochs: tuple[int, int] = (15, 4)
 
 
@@ -164,26 +164,19 @@ def _config(job: Job, examples: list[Example], learning_rate: float) -> Federati
 
 
 @cache
-def _musk(folder: Path, seed: int, fold: int) -> dict[str, list[Example]]:
-    """Return the fold's examples; every bag is a patient of its own. Of four folds, a fifth validates."""
+def _musk(folder: Path, seed: int, fold: int) -> dict[Split, list[Example]]:
+    """Return the fold's examples by split; every bag is a patient of its own."""
     cohort = load_cohort(folder / "musk" / "manifest.csv", labels=["0", "1"])
     features = folder / "musk" / "features"
     examples = [example for split in SPLITS for example in load_examples(cohort, features, split, width=166)]
-    examples.sort(key=lambda example: example.slide_id)
-    targets = [example.target for example in examples]
-    folds = list(StratifiedKFold(_FOLDS, shuffle=True, random_state=seed).split(targets, targets))
-    rest, test = folds[fold]
-    train, validation = train_test_split(
-        rest, test_size=0.2, random_state=seed, stratify=[targets[index] for index in rest]
-    )
-    parts = {"train": train, "validation": validation, "test": test}
-    return {split: [examples[index] for index in sorted(indices)] for split, indices in parts.items()}
+    folds = make_folds(examples, ["0", "1"], folds=_FOLDS, validation_share=0.2, seed=seed)
+    return folds[fold].examples
 
 
 @cache
-def _demo(folder: Path, seed: int) -> dict[str, list[Example]]:
+def _demo(folder: Path, seed: int) -> dict[Split, list[Example]]:
     """Return the examples of one cohort's three hospitals together, by the splits of their manifests."""
-    pooled: dict[str, list[Example]] = {split: [] for split in SPLITS}
+    pooled: dict[Split, list[Example]] = {split: [] for split in SPLITS}
     for place in sorted((folder / "demo" / str(seed)).iterdir()):
         cohort = load_cohort(place / "manifest.csv", labels=list(LABELS))
         for split in SPLITS:
