@@ -2,8 +2,9 @@
 
 Layers: 4 heads of width 96, radius 10, forward and backward, float32, no dropout, on patches of tissue-like shape that
 cover about 60 % of their frame. Dense: torch's scaled_dot_product_attention with the bias as its mask, forward and
-backward head by head, so that only one head's N × N bias exists at a time: the leanest dense form. Memory is the rise of
-the resident peak in a process of its own. The last figures are of the whole model on 100,000 patches, D = 1024.
+backward head by head, so that only one head's N × N bias exists at a time: the leanest dense form. Floor: the products
+of the pairs within reach at the speed of one large product. Memory is the rise of the resident peak in a process of its
+own. The last figures are of the whole model on 100,000 patches, D = 1024.
 
 `python benchmarks/longmil.py [--quick]`; the full run takes about half an hour, most of it the exact global block.
 """
@@ -20,14 +21,15 @@ import torch
 from _common import report
 from _memory import peak_mb, peak_rise_mb
 from scipy.ndimage import gaussian_filter
+from scipy.spatial import KDTree
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 
 from fedpath.core.bags import Bag
 from fedpath.core.models import build_model
-from fedpath.core.models.spatial import WindowLayout, alibi_slopes, global_attention, local_attention
+from fedpath.core.models.spatial import WindowLayout, alibi_slopes, local_attention
 
-_HEADS, _WIDTH, _RADIUS, _FAR = 4, 96, 10, 100
+_HEADS, _WIDTH, _RADIUS = 4, 96, 10
 _DENSE_LIMIT = 16_384
 
 
@@ -53,7 +55,7 @@ def main() -> None:
     figures["floor_16384_s"] = _floor(16_384)
     for n in (4096,) if quick else (4096, 16_384):
         for form in ("exact", "windows"):
-            figures[f"model_{form}_{n}_s"] = _timed(_model(n, form))
+            figures[f"model_{form}_{n}_s"] = _interleaved({form: _model(n, form)}, repetitions=1)[form]
     forms = ("windows",) if quick else ("windows", "exact")
     for form in forms:
         figures[f"model_{form}_100k_mb"] = peak_mb(_model, 100_000, form)
@@ -119,23 +121,15 @@ def _dense(n: int) -> Callable[[], object]:
 
 
 def _floor(n: int) -> float:
-    """Return the seconds that the products of the pairs within reach would take at the speed of one large product.
+    """Return the seconds of the products that the pairs within reach need: seven a head, ``2 · width`` operations each.
 
-    Seven products (two forward; the scores again and four more backward) of ``2 · width`` operations for each pair and head.
+    Two are of the forward pass; the scores again and four more of the backward pass.
     """
-    layout_cells_N2 = tissue_cells(n).numpy()
-    edge = int(layout_cells_N2.max()) + 1
-    grid = np.zeros((edge, edge))
-    grid[layout_cells_N2[:, 1], layout_cells_N2[:, 0]] = 1
-    offset = np.arange(-_RADIUS, _RADIUS + 1)
-    disc = (offset[:, None] ** 2 + offset[None] ** 2 <= _RADIUS**2).astype(float)
-    from scipy.signal import fftconvolve
-
-    pairs = float((grid * np.rint(fftconvolve(grid, disc, mode="same"))).sum())
+    tree = KDTree(tissue_cells(n).numpy())
+    n_pairs = tree.count_neighbors(tree, _RADIUS)
     a = torch.randn(2048, 2048)
-    seconds = _timed(lambda: a @ a, repetitions=9)
-    per_second = 2 * 2048**3 / seconds
-    return 7 * 2 * _WIDTH * _HEADS * pairs / per_second
+    seconds = _interleaved({"product": lambda: a @ a}, repetitions=9)["product"]
+    return 7 * 2 * _WIDTH * _HEADS * n_pairs * seconds / (2 * 2048**3)
 
 
 def _model(n: int, form: str) -> Callable[[], object]:
@@ -156,22 +150,12 @@ def _interleaved(works: dict[str, Callable[[], object]], *, repetitions: int) ->
     seconds: dict[str, list[float]] = {name: [] for name in works}
     for repetition in range(repetitions + 1):
         for name, work in works.items():
+            print(f"{name}, run {repetition} of {repetitions}", flush=True)
             started = time.perf_counter()
             work()
             if repetition > 0:  # the first one warms up
                 seconds[name].append(time.perf_counter() - started)
-        print(f"round {repetition} of {repetitions}", flush=True)
     return {name: median(values) for name, values in seconds.items()}
-
-
-def _timed(work: Callable[[], object], repetitions: int = 1) -> float:
-    return _interleaved({"work": work}, repetitions=repetitions)["work"] if repetitions > 1 else _once(work)
-
-
-def _once(work: Callable[[], object]) -> float:
-    started = time.perf_counter()
-    work()
-    return time.perf_counter() - started
 
 
 if __name__ == "__main__":

@@ -38,6 +38,7 @@ from torch import Tensor, nn
 from fedpath.core.bags.bag import Bag
 from fedpath.core.models.inputs import BagModelOptions, input_norm, paired_inner
 from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
+from fedpath.core.models.rows import times
 
 
 class DtfdOptions(BagModelOptions):
@@ -114,8 +115,8 @@ class Dtfd(BagModel):
         """
         weight = self.reduce.weight
         member_MN = split(len(bag), self.pseudo_bags, at_random=self.training).to(weight.device)
-        x_ND = self.input_norm(bag.features_ND.to(device=weight.device, dtype=weight.dtype))
-        h_NL = self.dropout(torch.relu(self.reduce(x_ND)))
+        x_ND = self.input_norm(bag.features_ND.to(weight.device))
+        h_NL = self.dropout(torch.relu(times(x_ND, weight)))
         attention_MN = torch.softmax(self.first_score(h_NL).masked_fill(~member_MN, float("-inf")), dim=1)
         pooled_ML = attention_MN @ h_NL
         tier = FirstTier(h_NL, member_MN, attention_MN, pooled_ML, self.first_head(pooled_ML))

@@ -32,6 +32,7 @@ from fedpath.core.bags.bag import Bag
 from fedpath.core.errors import ConfigError
 from fedpath.core.models.inputs import BagModelOptions, input_norm
 from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
+from fedpath.core.models.rows import times
 from fedpath.core.models.spatial import (
     WindowLayout,
     Windows,
@@ -82,6 +83,8 @@ class LongMil(BagModel):
         ConfigError: the heads do not divide the inner width.
     """
 
+    slopes_H: Tensor
+
     def __init__(self, width: int, n_classes: int, options: LongMilOptions) -> None:
         super().__init__()
         inner, heads = options.inner, options.heads
@@ -100,10 +103,10 @@ class LongMil(BagModel):
 
     def forward(self, bag: Bag) -> BagOutput:
         """Classify one bag; in training mode with attention dropout from torch's global generator."""
-        weight = self.embed.weight
-        x_NL = torch.relu(self.embed(self.input_norm(bag.features_ND.to(device=weight.device, dtype=weight.dtype))))
+        x_ND = self.input_norm(bag.features_ND.to(self.embed.weight.device))
+        x_NL = torch.relu(times(x_ND, self.embed.weight, self.embed.bias))
         # Under autocast, too, what the blocks add up stays in the weights' type.
-        x_NL = x_NL.to(weight.dtype)
+        x_NL = x_NL.to(self.embed.weight.dtype)
         cells_N2 = grid_cells(bag.coords_N2, bag.patch_size_level0)
         layout = WindowLayout(cells_N2, self.options.radius)
         dropout = self.options.attention_dropout if self.training else 0.0
@@ -144,7 +147,8 @@ class _Block(nn.Module):
         qkv_N3Hd = self.qkv(self.attention_norm(x_NL)).unflatten(1, (3, self.heads, -1))
         out_HNd = attend(*qkv_N3Hd.permute(1, 2, 0, 3).contiguous())
         x_NL = x_NL + self.proj(out_HNd.transpose(0, 1).flatten(1))
-        return x_NL + self.mlp(self.mlp_norm(x_NL))
+        changed_NL: Tensor = x_NL + self.mlp(self.mlp_norm(x_NL))
+        return changed_NL
 
 
 class _Everywhere:

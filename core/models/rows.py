@@ -19,7 +19,7 @@ from torch.autograd.function import once_differentiable
 _ROWS = 2048
 
 
-def times(x_ND: Tensor, weight_GD: Tensor, bias_G: Tensor) -> Tensor:
+def times(x_ND: Tensor, weight_GD: Tensor, bias_G: Tensor | None = None) -> Tensor:
     """Return ``x Wᵀ + b`` (N, G) for features of any float type; differentiable in all three."""
     result_NG: Tensor = _Times.apply(x_ND, weight_GD, bias_G)
     return result_NG
@@ -47,24 +47,27 @@ def row_chunks(x_ND: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor
 
 class _Times(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x_ND: Tensor, weight_GD: Tensor, bias_G: Tensor) -> Tensor:
+    def forward(ctx: Any, x_ND: Tensor, weight_GD: Tensor, bias_G: Tensor | None) -> Tensor:
         ctx.type = _product_type(weight_GD)
         ctx.save_for_backward(x_ND, weight_GD)
         y_NG = x_ND.new_empty((len(x_ND), len(weight_GD)), dtype=ctx.type)
-        weight_GD, bias_G = weight_GD.to(ctx.type), bias_G.to(ctx.type)
+        weight_GD = weight_GD.to(ctx.type)
         for rows, x_nD in row_chunks(x_ND, ctx.type):
-            torch.addmm(bias_G, x_nD, weight_GD.T, out=y_NG[rows])
+            torch.mm(x_nD, weight_GD.T, out=y_NG[rows])
+            if bias_G is not None:
+                y_NG[rows] += bias_G.to(ctx.type)
         return y_NG
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, d_y_NG: Tensor) -> tuple[Tensor | None, Tensor, Tensor]:
+    def backward(ctx: Any, d_y_NG: Tensor) -> tuple[Tensor | None, Tensor, Tensor | None]:
         x_ND, weight_GD = ctx.saved_tensors
         d_weight_GD = torch.zeros_like(weight_GD)
         for rows, x_nD in row_chunks(x_ND, ctx.type):
             d_weight_GD += d_y_NG[rows].T @ x_nD
         d_x_ND = (d_y_NG @ weight_GD.to(ctx.type)).to(x_ND.dtype) if ctx.needs_input_grad[0] else None
-        return d_x_ND, d_weight_GD, d_y_NG.sum(dim=0, dtype=weight_GD.dtype)
+        d_bias_G = d_y_NG.sum(dim=0, dtype=weight_GD.dtype) if ctx.needs_input_grad[2] else None
+        return d_x_ND, d_weight_GD, d_bias_G
 
 
 class _WeightedSum(torch.autograd.Function):

@@ -32,6 +32,7 @@ from fedpath.core.errors import ConfigError
 from fedpath.core.models.inputs import BagModelOptions, input_norm
 from fedpath.core.models.nystrom import NystromAttention
 from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
+from fedpath.core.models.rows import times
 
 
 class TransMilOptions(BagModelOptions):
@@ -83,8 +84,8 @@ class TransMil(BagModel):
 
     def forward(self, bag: Bag) -> BagOutput:
         """Classify one bag; in training mode with dropout, drawn from torch's global generators."""
-        weight = self.reduce.weight
-        h_NL = torch.relu(self.reduce(self.input_norm(bag.features_ND.to(device=weight.device, dtype=weight.dtype))))
+        x_ND = self.input_norm(bag.features_ND.to(self.reduce.weight.device))
+        h_NL = torch.relu(times(x_ND, self.reduce.weight, self.reduce.bias))
         n_repeated = _side(len(bag)) ** 2 - len(bag)
         t_TL = torch.cat([self.class_token_1L, h_NL, h_NL[:n_repeated]])
         t_TL = t_TL + self.first(self.first_norm(t_TL))
