@@ -22,6 +22,7 @@ pytestmark = pytest.mark.system
 
 
 def test_three_hospitals_train_one_model(federation: Federation) -> None:
+    federation.configure(training="accumulate_bags = 3")
     federation.start_server()
     federation.start_sites()
     assert [federation.wait(name) for name in ("server", *federation.sites)] == [0, 0, 0, 0]
@@ -78,7 +79,7 @@ def _trained(config: FederationConfig, mean: dict, examples: list, site: str, ro
     train(
         model,
         examples,
-        TrainSettings(1, config.training.learning_rate, config.training.weight_decay, True),
+        TrainSettings(1, config.training.learning_rate, config.training.weight_decay, True, accumulate_bags=3),
         seed=int.from_bytes(digest[:7]),
         span=((round_ - 1) / 3, round_ / 3),
     )

@@ -13,7 +13,7 @@ from fedpath.core.bags.store import FeatureMeta, write_features
 from fedpath.core.cohort import load_cohort, load_examples
 from fedpath.core.config import SiteConfig
 from fedpath.core.config.federation import FeaturesSection, ModelSection
-from fedpath.core.config.site import DataSection, PolicySection, SiteSection
+from fedpath.core.config.site import ComputeSection, DataSection, PolicySection, SiteSection
 from fedpath.core.errors import DataError, FedpathError, RefusedError
 from fedpath.core.events import Event, EventLog
 from fedpath.core.exchange.groups import load_arrays, to_arrays
@@ -147,6 +147,29 @@ def test_training_is_the_literal_call(worker: Worker, cohort: Path, model: Array
         slides=2, patients=2,
     )  # fmt: skip
     assert hash_arrays(trained) != order.base
+
+
+@pytest.mark.parametrize(("accumulate", "precision"), [(3, "float32"), (1, "bfloat16"), (4, "bfloat16")])
+def test_the_order_says_how_many_bags_a_step_takes_and_the_hospital_how_precise(
+    cohort: Path, tmp_path: Path, model: Arrays, accumulate: int, precision: Any
+) -> None:
+    config = SiteConfig(
+        site=SiteSection(name="A"),
+        data=DataSection(manifest=cohort / "manifest.csv", features=cohort / "features"),
+        compute=ComputeSection(precision=precision),
+        state=tmp_path,
+    )
+    worker = Worker(config, federation="lung", events=EventLog())
+    _, trained = worker.carry_out(train_order(model, accumulate_bags=accumulate), model)
+
+    manifest = load_cohort(cohort / "manifest.csv", labels=LABELS)
+    examples = load_examples(manifest, cohort / "features", "train", width=WIDTH)
+    expected = make_model()
+    load_arrays(expected, model)
+    settings = TrainSettings(2, 1e-2, 1e-3, True, accumulate_bags=accumulate, precision=precision)
+    train(expected, examples, settings, seed=_seed("7/A/1"), span=(0, 1 / 2))
+    assert hash_arrays(trained) == hash_arrays(to_arrays(expected))
+    assert hash_arrays(trained) != hash_arrays(worker.carry_out(train_order(model, accumulate_bags=2), model)[1])
 
 
 def _seed(text: str) -> int:

@@ -241,7 +241,8 @@ def literal_run(model: BagModel, examples: Sequence[Example], epochs: int, rate:
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 100])
 def test_a_step_learns_from_the_mean_gradient_of_its_bags(size: int) -> None:
     examples = make_examples(7)  # 3 + 3 + 1: the last group is divided by its own size
-    trained, expected = make_model(dropout=0.3).double(), make_model(dropout=0.3).double()
+    # Without masks: which of two equal scores is masked hangs on the last digit.
+    trained, expected = (make_model(dropout=0.3, mask_ratio=0.0).double() for _ in range(2))
     train(trained, examples, TrainSettings(2, 1e-2, accumulate_bags=size, precision="float32"), seed=4)
     with torch.random.fork_rng(devices=[]):
         literal_run(expected, examples, epochs=2, rate=1e-2, size=size, seed=4)
