@@ -66,7 +66,8 @@ def with_gradients(out_HNd: Tensor, inputs: Sequence[Tensor]) -> list[Tensor]:
 
 def assert_near(got: Sequence[Tensor], expected: Sequence[Tensor], tolerance: float) -> None:
     """Everywhere within the tolerance, relative to the largest number where that is above 1."""
-    for name, one, other in zip(("out", "dq", "dk", "dv"), got, expected, strict=True):
+    names = ("out", "dq", "dk", "dv")[: len(expected)]
+    for name, one, other in zip(names, got, expected, strict=True):
         assert one.isfinite().all(), name
         error = (one.double() - other.double()).abs().max().item()
         assert error <= tolerance * max(1.0, other.abs().max().item()), (name, error)

@@ -41,12 +41,10 @@ def local_attention(
     shapes = [tensor.shape for tensor in (q_HNd, k_HNd, v_HNd)]
     if shapes != 3 * [(len(slopes_H), len(layout), q_HNd.shape[-1])]:
         raise ValueError(f"{shapes} of q, k and v do not fit {len(slopes_H)} heads and {len(layout)} patches")
+    if dropout == 0 and flex.has_kernel(q_HNd):
+        return flex.local_attention(q_HNd, k_HNd, v_HNd, slopes_H, layout)
     q, k, v = _prepared(q_HNd, k_HNd, v_HNd)
-    slopes_H = slopes_H.to(q)
-    if q.is_cuda and dropout == 0:
-        out_HNd = flex.local_attention(q, k, v, slopes_H, layout)
-    else:
-        out_HNd = LocalAttention.apply(q, k, v, slopes_H, layout, _dropout(dropout))
+    out_HNd: Tensor = LocalAttention.apply(q, k, v, slopes_H.to(q), layout, _dropout(dropout))  # type: ignore[no-untyped-call]
     return out_HNd.to(q_HNd.dtype)
 
 
@@ -87,14 +85,12 @@ def global_attention(
     heads, n, m = len(slopes_H), len(query_cells_N2), len(key_cells_M2)
     if shapes != [(heads, rows, q_HNd.shape[-1]) for rows in (n, m, m)]:
         raise ValueError(f"{shapes} of q, k and v do not fit {heads} heads, {n} queries and {m} keys")
+    if dropout == 0 and received_HM is None and flex.has_kernel(q_HNd):
+        k, v = k_HMd.to(q_HNd.dtype), v_HMd.to(q_HNd.dtype)
+        return flex.global_attention(q_HNd, k, v, slopes_H, query_cells_N2, key_cells_M2, far, log_counts_M)
     q, k, v = _prepared(q_HNd, k_HMd, v_HMd)
-    slopes_H = slopes_H.to(q)
-    log_counts_M = None if log_counts_M is None else log_counts_M.to(q)
-    if q.is_cuda and dropout == 0 and received_HM is None:
-        out_HNd = flex.global_attention(q, k, v, slopes_H, query_cells_N2, key_cells_M2, far, log_counts_M)
-    else:
-        bias = DistanceBias(query_cells_N2, key_cells_M2, far, log_counts_M)
-        out_HNd = GlobalAttention.apply(q, k, v, slopes_H, bias, _dropout(dropout), received_HM)
+    bias = DistanceBias(query_cells_N2, key_cells_M2, far, None if log_counts_M is None else log_counts_M.to(q))
+    out_HNd: Tensor = GlobalAttention.apply(q, k, v, slopes_H.to(q), bias, _dropout(dropout), received_HM)  # type: ignore[no-untyped-call]
     return out_HNd.to(q_HNd.dtype)
 
 

@@ -39,8 +39,10 @@ class Windows:
         values_HNd = values_HNd.to(torch.promote_types(values_HNd.dtype, torch.float32))
         window_N = self.window_N.to(values_HNd.device)
         sums_HMd = values_HNd.new_zeros(*values_HNd.shape[:-2], len(self), values_HNd.shape[-1])
-        return sums_HMd.index_add(-2, window_N, values_HNd) / self.counts_M.to(values_HNd)[:, None]
+        means_HMd: Tensor = sums_HMd.index_add(-2, window_N, values_HNd) / self.counts_M.to(values_HNd)[:, None]
+        return means_HMd
 
     def spread(self, values_HM: Tensor) -> Tensor:
         """Return (H, N): each window's value, shared out equally among its patches."""
-        return (values_HM / self.counts_M.to(values_HM))[:, self.window_N.to(values_HM.device)]
+        shares_HM: Tensor = values_HM / self.counts_M.to(values_HM)
+        return shares_HM[:, self.window_N.to(values_HM.device)]
