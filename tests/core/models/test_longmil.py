@@ -1,6 +1,9 @@
 """LongMIL against a definition written out by hand: dense masks, norms and GELU in float64."""
 
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -302,3 +305,50 @@ def test_the_state_holds_parameters_only() -> None:
     model = make_model()
     assert set(model.state_dict()) == {name for name, _ in model.named_parameters()}
     assert model.parameter_groups() == {"image": list(model.state_dict())}
+
+
+_PEAKS = """
+from pathlib import Path
+import torch
+from fedpath.core.bags import Bag
+from fedpath.core.models import build_model
+
+def resident(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(key)))
+
+def step(n):
+    place_N = torch.arange(n)
+    edge = int((1.6 * n) ** 0.5)
+    coords_N2 = 256 * torch.stack([place_N % edge, place_N // edge + place_N // edge // 20 * 3], dim=1)
+    model.loss(model(Bag("slide", torch.ones(n, 8, dtype=torch.float16), coords_N2, 256)), 1).backward()
+
+torch.set_num_threads(1)
+model = build_model("longmil", width=8, n_classes=2, options={options}, seed=1).train()
+step(500)
+for n in {sizes}:
+    before = resident("VmRSS")
+    step(n)
+    print(resident("VmHWM") - before)
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(), reason="reads the peak of resident memory as Linux tells it"
+)
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        ({"global_form": "windows", "inner": 48, "heads": 4, "radius": 5}, (5_000, 20_000)),
+        ({"global_form": "exact", "inner": 16, "heads": 1, "radius": 5, "local_blocks": 1}, (3_000, 12_000)),
+    ],
+    ids=FORMS[::-1],
+)
+def test_memory_grows_with_the_patches_and_not_with_their_pairs(
+    options: dict[str, object], sizes: tuple[int, int]
+) -> None:
+    """Forward and backward in a process of its own; one byte a pair would be 400 or 144 MB more."""
+    code = _PEAKS.format(options=options, sizes=sizes)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    small, large = map(int, done.stdout.split())
+    assert large < 4 * small * 1.4, (small, large)
