@@ -77,8 +77,8 @@ def attention_pool(
         score_weight_KA: S.
         score_bias_K: added to the raw scores.
         select: masks raw scores before the softmax, as in STKIM.
-        rows: instances a chunk; the default fits the device. The result depends on it by rounding only, and with
-            dropout, where L or A is no multiple of 8, by the draw.
+        rows: instances a chunk; the default fits the device. The result depends on it by rounding, and with dropout by
+            the draw.
 
     Returns:
         ``pooled_KL`` in the weights' type and ``attention_KN`` (rows sum to 1) in the type of the scores. Both are

@@ -32,11 +32,28 @@ def test_the_share_of_ones_is_the_stated_one(rate: float) -> None:
     assert (mask.double().mean(dim=0) - kept).abs().max() <= 5 * 1000**0.5 * deviation
 
 
-def test_every_byte_decides_one_element() -> None:
+def test_a_byte_decides_one_element() -> None:
     torch.manual_seed(0)
     words = torch.empty(4, dtype=torch.int64).random_(-(2**63), None)
     torch.manual_seed(0)
-    assert keep_mask((4, 7), 0.25).flatten().tolist() == [int(b < 64) for b in words.view(torch.int8).tolist()[:28]]
+    assert keep_mask((4, 7), 0.3).flatten().tolist() == [int(b < 179) for b in words.view(torch.uint8).tolist()[:28]]
+
+
+@pytest.mark.parametrize(("rate", "per_byte"), [(0.5, 8), (0.25, 4), (0.75, 4), (0.125, 2), (0.0625, 2), (0.1, 1)])
+def test_no_more_bits_are_drawn_than_decide(rate: float, per_byte: int) -> None:
+    torch.manual_seed(0)
+    keep_mask((64, 64), rate)
+    after = torch.rand(1)
+    torch.manual_seed(0)
+    torch.empty(64 * 64 // per_byte // 8, dtype=torch.int64).random_(-(2**63), None)
+    assert torch.equal(torch.rand(1), after)
+
+
+def test_elements_of_one_byte_are_independent() -> None:
+    torch.manual_seed(0)
+    quarters = keep_mask((4, 100_000), 0.25).double()
+    correlation = torch.corrcoef(quarters) - torch.eye(4)
+    assert correlation.abs().max() < 5 / 100_000**0.5
 
 
 @pytest.mark.parametrize("shape", [(), (1,), (3, 5), (16, 8), (0, 4)])
@@ -44,12 +61,12 @@ def test_any_shape(shape: tuple[int, ...]) -> None:
     assert keep_mask(shape, 0.5).shape == shape
 
 
-def test_masks_of_whole_words_join_to_one() -> None:
+def test_the_seed_decides_the_mask() -> None:
     torch.manual_seed(4)
-    whole = keep_mask((10, 8), 0.3)
+    first, second = keep_mask((10, 8), 0.3), keep_mask((10, 8), 0.3)
     torch.manual_seed(4)
-    assert torch.equal(torch.cat([keep_mask((3, 8), 0.3), keep_mask((7, 8), 0.3)]), whole)
-    assert not torch.equal(keep_mask((10, 8), 0.3), whole)
+    assert torch.equal(keep_mask((10, 8), 0.3), first)
+    assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

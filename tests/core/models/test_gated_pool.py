@@ -207,14 +207,6 @@ def test_the_same_seed_gives_the_same_bits() -> None:
     assert all(torch.equal(one, other) for one, other in zip(run(), run(), strict=True))
 
 
-def test_the_draw_does_not_depend_on_the_chunks() -> None:
-    t = tensors(100, gated=True, bias=True)
-    torch.manual_seed(8)
-    wanted = pool(t, dropout=0.25)
-    torch.manual_seed(8)
-    torch.testing.assert_close(pool(t, dropout=0.25, rows=7), wanted, rtol=1e-10, atol=1e-12)
-
-
 class Largest(TorchDispatchMode):
     """Remembers the most bytes of any tensor but ``given`` that an operation made."""
 
