@@ -17,7 +17,7 @@ Precision: the products run in autocast's type where autocast is on, else in the
 sums over chunks in float32 at least, in float64 for float64 weights.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -27,14 +27,13 @@ from torch.autograd.function import once_differentiable
 
 from fedpath.core.models.dropout import drop_, keep_mask, kept_share
 from fedpath.core.models.memory import Scratch, large_empty
+from fedpath.core.models.rows import ROWS, product_type, row_chunks
 
 Select = Callable[[Tensor], Tensor]
 """Raw scores (K, N) to scores (K, N) of which some may be -inf, at least one a row finite; no gradient of its own."""
 
-# Rows at a time. On a CPU few enough that a chunk stays in the cache and enough for efficient products; on a GPU enough
-# to fill it.
-_ROWS = {"cpu": 2048}
-_ROWS_ELSEWHERE = 16384
+# Rows at a time on a GPU: enough to fill it.
+_GPU_ROWS = 16384
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,9 +84,9 @@ def attention_pool(
         differentiable, in all weights and, where it asks for a gradient, in ``x_ND``.
     """
     plan = _Plan(
-        products=_product_type(x_ND.device.type, hidden.weight_LD.dtype),
+        products=product_type(hidden.weight_LD),
         sums=torch.promote_types(hidden.weight_LD.dtype, torch.float32),
-        rows=rows or _ROWS.get(x_ND.device.type, _ROWS_ELSEWHERE),
+        rows=rows or (ROWS if x_ND.device.type == "cpu" else _GPU_ROWS),
         dropout=hidden.dropout,
         gate_dropout=gate.dropout if gate else 0.0,
         select=select,
@@ -103,13 +102,6 @@ def attention_pool(
     return pooled_KL.to(hidden.weight_LD.dtype), attention_KN
 
 
-def _product_type(device_type: str, weights: torch.dtype) -> torch.dtype:
-    """Return the type of the products; like all of torch under autocast, leaves float64 alone."""
-    if torch.is_autocast_enabled(device_type) and weights != torch.float64:
-        return torch.get_autocast_dtype(device_type)
-    return weights
-
-
 @dataclass(frozen=True, slots=True)
 class _Plan:
     """What is not a tensor."""
@@ -120,11 +112,6 @@ class _Plan:
     dropout: float
     gate_dropout: float
     select: Select | None
-
-    def chunks(self, n: int) -> Iterator[slice]:
-        """Yield the chunks of n instances in order."""
-        for start in range(0, n, self.rows):
-            yield slice(start, min(start + self.rows, n))
 
 
 class _Weights(NamedTuple):
@@ -201,25 +188,6 @@ class _Layers:
             total.add_(self.scratch("wide product", total.shape, total.dtype).copy_(product))
 
 
-class _Features:
-    """The bag's rows in the type of the products, a chunk at a time through one buffer."""
-
-    def __init__(self, plan: _Plan, x_ND: Tensor, scratch: Scratch) -> None:
-        self.x_ND = x_ND
-        self.scratch = scratch
-        self.steps = [] if x_ND.dtype == plan.products else [plan.products]
-        if self.steps == [torch.bfloat16] and x_ND.dtype == torch.float16 and x_ND.device.type == "cpu":
-            # By way of float32: torch converts float16 to bfloat16 element by element, five times slower.
-            self.steps.insert(0, torch.float32)
-
-    def __getitem__(self, chunk: slice) -> Tensor:
-        """Return a chunk's rows, valid until the next call."""
-        x_nD = self.x_ND[chunk]
-        for step in self.steps:
-            x_nD = self.scratch(f"features {step}", x_nD.shape, step).copy_(x_nD)
-        return x_nD
-
-
 class _AttentionPool(torch.autograd.Function):
     """The pooling with h and the gate saved."""
 
@@ -238,17 +206,17 @@ class _AttentionPool(torch.autograd.Function):
         weights = _Weights(*saved)
         with torch.autocast(x_ND.device.type, enabled=False):
             layers = _Layers(plan, weights)
-            features = _Features(plan, x_ND, layers.scratch)
             sums = _Sums(layers, weights)
             d_x_ND = torch.empty_like(x_ND) if ctx.needs_input_grad[1] else None
             d_pooled_KL = d_pooled_KL.to(plan.products)
             d_attention_KN = d_attention_KN + d_pooled_KL @ h_NL.T
             d_scores_KN = attention_KN * (d_attention_KN - (d_attention_KN * attention_KN).sum(dim=1, keepdim=True))
-            for chunk in plan.chunks(len(x_ND)):
+            attention_KN = attention_KN.to(plan.products)
+            for chunk, x_nD in row_chunks(x_ND, plan.products, plan.rows):
                 h_nL, gate_nG = h_NL[chunk], None if gate_NG is None else gate_NG[chunk]
                 d_h_nL = sums.scores_backward(d_scores_KN[:, chunk], h_nL, gate_nG)
-                d_h_nL.addmm_(attention_KN[:, chunk].to(plan.products).T, d_pooled_KL)
-                sums.hidden_backward(d_h_nL, h_nL, features[chunk], None if d_x_ND is None else d_x_ND[chunk])
+                d_h_nL.addmm_(attention_KN[:, chunk].T, d_pooled_KL)
+                sums.hidden_backward(d_h_nL, h_nL, x_nD, None if d_x_ND is None else d_x_ND[chunk])
             return None, d_x_ND, *sums.gradients()
 
 
@@ -307,22 +275,19 @@ class _Sums:
 
 def _pool_and_keep(layers: _Layers, x_ND: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
     """Return the pooled vectors, the attention, h and the gate before its sigmoids."""
-    plan, n = layers.plan, len(x_ND)
-    features = _Features(plan, x_ND, layers.scratch)
+    plan, n, gate = layers.plan, len(x_ND), layers.scaled.gate_GL
     h_NL = large_empty((n, len(layers.scaled.hidden_LD)), plan.products, x_ND.device)
-    gate_NG = None
-    if layers.scaled.gate_GL is not None:
-        gate_NG = large_empty((n, len(layers.scaled.gate_GL)), plan.products, x_ND.device)
+    gate_NG = None if gate is None else large_empty((n, len(gate)), plan.products, x_ND.device)
     scores_KN = x_ND.new_empty((len(layers.scaled.score_KA), n), dtype=plan.sums)
-    for chunk in plan.chunks(n):
-        gate_nG = None if gate_NG is None else gate_NG[chunk]
-        scores_KN[:, chunk] = layers.scores(features[chunk], h_NL[chunk], gate_nG)
+    for chunk, x_nD in row_chunks(x_ND, plan.products, plan.rows):
+        scores_KN[:, chunk] = layers.scores(x_nD, h_NL[chunk], None if gate_NG is None else gate_NG[chunk])
     if plan.select is not None:
         scores_KN = plan.select(scores_KN)
     attention_KN = torch.softmax(scores_KN, dim=1)
     pooled_KL = scores_KN.new_zeros((len(scores_KN), h_NL.shape[1]))
-    for chunk in plan.chunks(n):
-        layers.add_product(pooled_KL, attention_KN[:, chunk].to(plan.products), h_NL[chunk])
+    chunks = zip(attention_KN.to(plan.products).split(plan.rows, dim=1), h_NL.split(plan.rows), strict=True)
+    for attention_Kn, h_nL in chunks:
+        layers.add_product(pooled_KL, attention_Kn, h_nL)
     return pooled_KL, attention_KN, h_NL, gate_NG
 
 
@@ -332,19 +297,17 @@ def _pool_and_forget(layers: _Layers, x_ND: Tensor) -> tuple[Tensor, Tensor]:
     The softmax runs along: each chunk is weighted relative to the highest score so far, and what was summed before is
     scaled down when a higher one comes.
     """
-    plan, n = layers.plan, len(x_ND)
-    features = _Features(plan, x_ND, layers.scratch)
+    plan, scaled, scratch = layers.plan, layers.scaled, layers.scratch
     if plan.select is not None:  # no score is final before all are known
         return _pool_and_keep(layers, x_ND)[:2]
-    h_RL = x_ND.new_empty((min(plan.rows, n), len(layers.scaled.hidden_LD)), dtype=plan.products)
-    gate_RG = None if layers.scaled.gate_GL is None else h_RL.new_empty((len(h_RL), len(layers.scaled.gate_GL)))
-    scores_KN = x_ND.new_empty((len(layers.scaled.score_KA), n), dtype=plan.sums)
-    highest_K1 = scores_KN.new_full((len(scores_KN), 1), float("-inf"))
-    total_K1, pooled_KL = torch.zeros_like(highest_K1), scores_KN.new_zeros((len(scores_KN), h_RL.shape[1]))
-    for chunk in plan.chunks(n):
-        x_nD = features[chunk]
-        h_nL = h_RL[: len(x_nD)]
-        scores_Kn = layers.scores(x_nD, h_nL, None if gate_RG is None else gate_RG[: len(x_nD)])
+    scores_KN = x_ND.new_empty((len(scaled.score_KA), len(x_ND)), dtype=plan.sums)
+    highest_K1 = scores_KN.new_full((len(scores_KN), 1), -torch.inf)
+    total_K1, pooled_KL = torch.zeros_like(highest_K1), scores_KN.new_zeros((len(scores_KN), len(scaled.hidden_LD)))
+    for chunk, x_nD in row_chunks(x_ND, plan.products, plan.rows):
+        n = len(x_nD)
+        h_nL = scratch("h", (n, len(scaled.hidden_LD)), plan.products)
+        gate_nG = None if scaled.gate_GL is None else scratch("gate", (n, len(scaled.gate_GL)), plan.products)
+        scores_Kn = layers.scores(x_nD, h_nL, gate_nG)
         before_K1, highest_K1 = highest_K1, torch.maximum(highest_K1, scores_Kn.amax(1, keepdim=True))
         weights_Kn, shrink_K1 = torch.exp(scores_Kn - highest_K1), torch.exp(before_K1 - highest_K1)
         total_K1 = total_K1 * shrink_K1 + weights_Kn.sum(1, keepdim=True)

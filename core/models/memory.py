@@ -29,11 +29,14 @@ class Scratch:
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._buffers: dict[str, Tensor] = {}
+        self._views: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = {}
 
     def __call__(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return an uninitialised tensor. It overwrites what was handed out under the name before."""
-        n = prod(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or len(buffer) < n or buffer.dtype != dtype:
-            buffer = self._buffers[name] = large_empty((n,), dtype, self._device)
-        return buffer[:n].view(shape)
+        key = (name, shape, dtype)
+        if key not in self._views:
+            n_bytes = prod(shape) * dtype.itemsize
+            if name not in self._buffers or len(self._buffers[name]) < n_bytes:
+                self._buffers[name] = large_empty((n_bytes,), torch.uint8, self._device)
+            self._views[key] = self._buffers[name][:n_bytes].view(dtype).view(shape)
+        return self._views[key]

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fedpath.core.models.memory import large_empty
+
 # Rows at a time: few enough that a chunk stays in a CPU's cache, enough for efficient products.
-_ROWS = 2048
+ROWS = 2048
 
 
 def times(x_ND: Tensor, weight_GD: Tensor, bias_G: Tensor | None = None) -> Tensor:
@@ -31,15 +33,15 @@ def weighted_sum(a_KN: Tensor, x_ND: Tensor) -> Tensor:
     return result_KD
 
 
-def row_chunks(x_ND: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor]]:
+def row_chunks(x_ND: Tensor, dtype: torch.dtype, size: int = ROWS) -> Iterator[tuple[slice, Tensor]]:
     """Yield the chunks of a bag in order, each as its place and its rows in ``dtype``, valid until the next."""
     steps = [] if x_ND.dtype == dtype else [dtype]
     if steps == [torch.bfloat16] and x_ND.dtype == torch.float16 and x_ND.device.type == "cpu":
         # By way of float32: torch converts float16 to bfloat16 element by element, five times slower.
         steps.insert(0, torch.float32)
-    buffers_nD = [x_ND.new_empty((min(_ROWS, len(x_ND)), x_ND.shape[1]), dtype=step) for step in steps]
-    for start in range(0, len(x_ND), _ROWS):
-        x_nD = x_ND[start : start + _ROWS]
+    buffers_nD = [large_empty((min(size, len(x_ND)), x_ND.shape[1]), step, x_ND.device) for step in steps]
+    for start in range(0, len(x_ND), size):
+        x_nD = x_ND[start : start + size]
         for buffer_nD in buffers_nD:
             x_nD = buffer_nD[: len(x_nD)].copy_(x_nD)
         yield slice(start, start + len(x_nD)), x_nD
@@ -48,7 +50,7 @@ def row_chunks(x_ND: Tensor, dtype: torch.dtype) -> Iterator[tuple[slice, Tensor
 class _Times(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor, weight_GD: Tensor, bias_G: Tensor | None) -> Tensor:
-        ctx.type = _product_type(weight_GD)
+        ctx.type = product_type(weight_GD)
         ctx.save_for_backward(x_ND, weight_GD)
         y_NG = x_ND.new_empty((len(x_ND), len(weight_GD)), dtype=ctx.type)
         weight_GD = weight_GD.to(ctx.type)
@@ -73,7 +75,7 @@ class _Times(torch.autograd.Function):
 class _WeightedSum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a_KN: Tensor, x_ND: Tensor) -> Tensor:
-        ctx.type = _product_type(a_KN)
+        ctx.type = product_type(a_KN)
         ctx.save_for_backward(a_KN, x_ND)
         sum_KD = a_KN.new_zeros((len(a_KN), x_ND.shape[1]), dtype=torch.promote_types(a_KN.dtype, torch.float32))
         for rows, x_nD in row_chunks(x_ND, ctx.type):
@@ -92,7 +94,7 @@ class _WeightedSum(torch.autograd.Function):
         return d_a_KN, d_x_ND
 
 
-def _product_type(like: Tensor) -> torch.dtype:
+def product_type(like: Tensor) -> torch.dtype:
     """Return autocast's type where it is on, which like all of torch leaves float64 alone; else the tensor's own."""
     if torch.is_autocast_enabled(like.device.type) and like.dtype != torch.float64:
         return torch.get_autocast_dtype(like.device.type)
