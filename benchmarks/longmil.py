@@ -6,7 +6,7 @@ backward head by head, so that only one head's N × N bias exists at a time: the
 of the pairs within reach at the speed of one large product. Memory is the rise of the resident peak in a process of its
 own. The last figures are of the whole model on 100,000 patches, D = 1024.
 
-`python benchmarks/longmil.py [--quick]`; the full run takes about half an hour, most of it the exact global block.
+`python benchmarks/longmil.py [--quick]`; the full run takes about a quarter of an hour, most of it the exact global block.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
     dense_sizes = [n for n in sizes if n <= _DENSE_LIMIT]
     seconds = _interleaved(
         {f"local_{n}": _local(n) for n in sizes} | {f"dense_{n}": _dense(n) for n in dense_sizes},
-        repetitions=2 if quick else 5,
+        repetitions=2 if quick else 3,
     )
     for name, value in seconds.items():
         figures[f"{name}_s"] = value
