@@ -130,8 +130,13 @@ def _run(q_HPd: Tensor, k_HPd: Tensor, v_HPd: Tensor, *, score_mod: Any, block_m
 
 @cache
 def _kernel(device_type: str) -> Any:
-    """Return FlexAttention, compiled where it has kernels; one compilation serves slides of all sizes."""
-    return torch.compile(flex_attention, dynamic=True, fullgraph=True) if device_type == "cuda" else flex_attention
+    """Return FlexAttention, compiled where it has kernels."""
+    return _compiled("inductor") if device_type == "cuda" else flex_attention
+
+
+def _compiled(backend: Any) -> Any:
+    """Return FlexAttention compiled for slides of all sizes at once; an error where torch would go on uncompiled."""
+    return torch.compile(flex_attention, dynamic=True, fullgraph=True, backend=backend)
 
 
 def _reachable_blocks(cells_P2: Tensor, radius: int, in_reach: Any) -> BlockMask:

@@ -1,6 +1,5 @@
-"""What the forward and backward passes of block-wise attention share: buffers, dropout, the softmax's gradient."""
+"""What the forward and backward passes of block-wise attention share: dropout, the softmax's gradient."""
 
-import math
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -21,22 +20,6 @@ class Dropout:
     def mask(self, like: Tensor) -> Tensor:
         """Return factors for ``like``: 0 with the rate's probability, else such that the mean is 1."""
         return keep_mask(tuple(like.shape), self.rate, like.device).to(like.dtype).div_(kept_share(self.rate))
-
-
-class Scratch:
-    """Buffers by name that live as long as one pass: fresh memory for every chunk would cost more than its products."""
-
-    def __init__(self, like: Tensor) -> None:
-        self._like = like
-        self._buffers: dict[str, Tensor] = {}
-
-    def __call__(self, name: str, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
-        """Return an uninitialised tensor of this shape; the one handed out before under the name is overwritten."""
-        size = math.prod(shape)
-        buffer = self._buffers.get(name)
-        if buffer is None or buffer.numel() < size:
-            buffer = self._buffers[name] = self._like.new_empty(size, dtype=dtype or self._like.dtype)
-        return buffer[:size].view(shape)
 
 
 def drawing(dropout: Dropout | None, like: Tensor) -> AbstractContextManager[None]:
