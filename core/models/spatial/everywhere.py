@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from fedpath.core.models.spatial.passes import Dropout, Scratch, drawing, softmax_backward
+from fedpath.core.models.memory import Scratch
+from fedpath.core.models.spatial.passes import Dropout, drawing, softmax_backward
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +64,12 @@ class GlobalAttention(torch.autograd.Function):
         dropout: Dropout | None = ctx.dropout
         grad_HNd = grad_HNd.contiguous()
         dq_HNd, dk_HMd, dv_HMd = torch.empty_like(q_HNd), torch.zeros_like(k_HMd), torch.zeros_like(v_HMd)
-        scratch = Scratch(q_HNd)
+        scratch = Scratch(q_HNd.device, q_HNd.dtype)
         with drawing(dropout, q_HNd):
             for rows, head, q_Qd, p_QM in _strips(q_HNd, k_HMd, slopes_H, ctx.bias):
                 mask_QM = dropout.mask(p_QM) if dropout is not None else None
                 dout_Qd = grad_HNd[head, rows]
-                ds_QM = scratch("ds", *p_QM.shape)
+                ds_QM = scratch("ds", p_QM.shape)
                 dropped_QM = p_QM if mask_QM is None else torch.mul(p_QM, mask_QM, out=ds_QM)
                 dv_HMd[head].addmm_(dropped_QM.T, dout_Qd)
                 torch.mm(dout_Qd, v_HMd[head].T, out=ds_QM)
@@ -88,7 +89,7 @@ def _strips(
     m = k_HMd.shape[1]
     # Enough rows for efficient products, but not more scores than a few megabytes where that is possible.
     height = max(64, min(256, 2**22 // m))
-    scratch = Scratch(q_HNd)
+    scratch = Scratch(q_HNd.device, q_HNd.dtype)
     query_N2, key_M2 = (
         cells.to(device=q_HNd.device, dtype=q_HNd.dtype) for cells in (bias.query_cells_N2, bias.key_cells_M2)
     )
@@ -96,14 +97,14 @@ def _strips(
         rows = slice(start, min(start + height, n))
         n_rows = rows.stop - start
         distance_QM = torch.sub(
-            key_M2[None, :, 0], query_N2[rows, 0, None], out=scratch("distance", n_rows, m)
+            key_M2[None, :, 0], query_N2[rows, 0, None], out=scratch("distance", (n_rows, m))
         ).square_()
-        dy_QM = torch.sub(key_M2[None, :, 1], query_N2[rows, 1, None], out=scratch("p", n_rows, m))
+        dy_QM = torch.sub(key_M2[None, :, 1], query_N2[rows, 1, None], out=scratch("p", (n_rows, m)))
         distance_QM.addcmul_(dy_QM, dy_QM).sqrt_().floor_().clamp_(max=bias.far)
         for head in range(heads):
-            scores_QM = torch.mul(distance_QM, -slopes_H[head], out=scratch("p", n_rows, m))
+            scores_QM = torch.mul(distance_QM, -slopes_H[head], out=scratch("p", (n_rows, m)))
             if bias.log_counts_M is not None:
                 scores_QM += bias.log_counts_M
-            q_Qd = torch.mul(q_HNd[head, rows], d**-0.5, out=scratch("q", n_rows, d))
+            q_Qd = torch.mul(q_HNd[head, rows], d**-0.5, out=scratch("q", (n_rows, d)))
             scores_QM.addmm_(q_Qd, k_HMd[head].T)
             yield rows, head, q_Qd, torch.softmax(scores_QM, 1, out=scores_QM)

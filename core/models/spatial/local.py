@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from fedpath.core.models.memory import Scratch
 from fedpath.core.models.spatial.layout import Chunk, WindowLayout
-from fedpath.core.models.spatial.passes import Dropout, Scratch, drawing, softmax_backward
+from fedpath.core.models.spatial.passes import Dropout, drawing, softmax_backward
 
 _PAIRS = 2**17
 """Query-key pairs in a chunk of windows: 2 MB of scores with four heads in float32."""
@@ -40,14 +41,14 @@ class LocalAttention(torch.autograd.Function):
         """Return out (H, N, d)."""
         ctx.save_for_backward(q_HNd, k_HNd, v_HNd, slopes_H)
         ctx.layout, ctx.dropout = layout, dropout
-        out_HNd, scratch = torch.zeros_like(q_HNd), Scratch(q_HNd)
+        out_HNd, scratch = torch.zeros_like(q_HNd), Scratch(q_HNd.device, q_HNd.dtype)
         with drawing(dropout, q_HNd):
             for chunk in _windows(layout, q_HNd, k_HNd, slopes_H, scratch):
                 p_BQK = chunk.probabilities_BQK
                 if dropout is not None:
                     p_BQK.mul_(dropout.mask(p_BQK))
                 v_BKd = chunk.gather(v_HNd, chunk.keys_X, scratch, "v")
-                out_BQd = torch.bmm(p_BQK, v_BKd, out=scratch("out", *chunk.q_BQd.shape))
+                out_BQd = torch.bmm(p_BQK, v_BKd, out=scratch("out", chunk.q_BQd.shape))
                 chunk.drop_repetitions(out_BQd)
                 _rows(out_HNd).index_add_(0, chunk.queries_X, _rows(out_BQd))
         return out_HNd
@@ -60,7 +61,7 @@ class LocalAttention(torch.autograd.Function):
         dropout: Dropout | None = ctx.dropout
         grad_HNd = grad_HNd.contiguous()
         dq_HNd, dk_HNd, dv_HNd = (torch.zeros_like(tensor) for tensor in (q_HNd, k_HNd, v_HNd))
-        scratch = Scratch(q_HNd)
+        scratch = Scratch(q_HNd.device, q_HNd.dtype)
         with drawing(dropout, q_HNd):
             for chunk in _windows(ctx.layout, q_HNd, k_HNd, slopes_H, scratch):
                 p_BQK = chunk.probabilities_BQK
@@ -68,8 +69,8 @@ class LocalAttention(torch.autograd.Function):
                 dout_BQd = chunk.gather(grad_HNd, chunk.queries_X, scratch, "dout")
                 chunk.drop_repetitions(dout_BQd)
                 v_BKd = chunk.gather(v_HNd, chunk.keys_X, scratch, "v")
-                by_key_BKd = scratch("by_key", *v_BKd.shape)
-                ds_BQK = scratch("ds", *p_BQK.shape)
+                by_key_BKd = scratch("by_key", v_BKd.shape)
+                ds_BQK = scratch("ds", p_BQK.shape)
                 dropped_BQK = p_BQK if mask_BQK is None else torch.mul(p_BQK, mask_BQK, out=ds_BQK)
                 torch.bmm(dropped_BQK.transpose(1, 2), dout_BQd, out=by_key_BKd)
                 _rows(dv_HNd).index_add_(0, chunk.keys_X, _rows(by_key_BKd))
@@ -77,7 +78,7 @@ class LocalAttention(torch.autograd.Function):
                 if mask_BQK is not None:
                     ds_BQK.mul_(mask_BQK)
                 softmax_backward(ds_BQK, p_BQK)
-                by_query_BQd = torch.bmm(ds_BQK, chunk.k_BKd, out=scratch("out", *dout_BQd.shape))
+                by_query_BQd = torch.bmm(ds_BQK, chunk.k_BKd, out=scratch("out", dout_BQd.shape))
                 _rows(dq_HNd).index_add_(0, chunk.queries_X, _rows(by_query_BQd))
                 torch.bmm(ds_BQK.transpose(1, 2), chunk.q_BQd, out=by_key_BKd)
                 _rows(dk_HNd).index_add_(0, chunk.keys_X, _rows(by_key_BKd))
@@ -124,7 +125,7 @@ def _windows(
         q_BQd = _gather(q_HNd, queries_X, n_batch, scratch, "q").mul_(d**-0.5)
         k_BKd = _gather(k_HNd, keys_X, n_batch, scratch, "k")
         distance_TQK = _window_distances(cells_N2, chunk, layout.radius, scratch)
-        scores_BQK = scratch("p", n_batch, n_queries, n_keys)
+        scores_BQK = scratch("p", (n_batch, n_queries, n_keys))
         torch.mul(distance_TQK, -slopes_H[:, None, None, None], out=scores_BQK.view(heads, n_blocks, n_queries, n_keys))
         scores_BQK.baddbmm_(q_BQd, k_BKd.transpose(1, 2))
         torch.softmax(scores_BQK, 2, out=scores_BQK)
@@ -139,7 +140,7 @@ def _window_distances(cells_N2: Tensor, chunk: Chunk, radius: int, scratch: Scra
     # Counted from each block's first query: a float32 holds no whole numbers beyond 2**24.
     origin_T12 = cells_N2[chunk.queries_TQ[:, :1]]
     shape = (*chunk.queries_TQ.shape, chunk.keys_TK.shape[1])
-    squared_TQK, dy_TQK = scratch("distance", *shape), scratch("dy", *shape)
+    squared_TQK, dy_TQK = scratch("distance", shape), scratch("dy", shape)
     (x_TQ, y_TQ), (x_TK, y_TK) = (
         (cells_N2[index] - origin_T12).to(squared_TQK.dtype).unbind(dim=2)
         for index in (chunk.queries_TQ, chunk.keys_TK)
@@ -147,7 +148,7 @@ def _window_distances(cells_N2: Tensor, chunk: Chunk, radius: int, scratch: Scra
     torch.sub(x_TK[:, None, :], x_TQ[:, :, None], out=squared_TQK).square_()
     torch.sub(y_TK[:, None, :], y_TQ[:, :, None], out=dy_TQK)
     squared_TQK.addcmul_(dy_TQK, dy_TQK)
-    is_far_TQK = torch.gt(squared_TQK, radius**2, out=scratch("is_far", *shape, dtype=torch.bool))
+    is_far_TQK = torch.gt(squared_TQK, radius**2, out=scratch("is_far", shape, torch.bool))
     if not chunk.is_key_TK.all():
         is_far_TQK.logical_or_(~chunk.is_key_TK[:, None, :])
     return squared_TQK.sqrt_().floor_().masked_fill_(is_far_TQK, math.inf)
@@ -160,5 +161,5 @@ def _rows(tensor: Tensor) -> Tensor:
 
 def _gather(source_HNd: Tensor, index_X: Tensor, n_batch: int, scratch: Scratch, name: str) -> Tensor:
     d = source_HNd.shape[2]
-    rows_Xd = torch.index_select(_rows(source_HNd), 0, index_X, out=scratch(name, len(index_X), d))
+    rows_Xd = torch.index_select(_rows(source_HNd), 0, index_X, out=scratch(name, (len(index_X), d)))
     return rows_Xd.view(n_batch, -1, d)
