@@ -23,6 +23,8 @@ from fedpath.core.models.spatial.passes import Dropout, drawing, softmax_backwar
 
 _PAIRS = 2**17
 """Query-key pairs in a chunk of windows: 2 MB of scores with four heads in float32."""
+_GPU_PAIRS = 2**22
+"""The same on a GPU, which wants fewer and larger products."""
 
 
 class LocalAttention(torch.autograd.Function):
@@ -115,7 +117,7 @@ def _windows(
     heads, n, d = q_HNd.shape
     first_row_H1 = n * torch.arange(heads, device=q_HNd.device)[:, None]
     cells_N2 = layout.cells_N2.to(q_HNd.device)
-    for cpu_chunk in layout.chunks(_PAIRS):
+    for cpu_chunk in layout.chunks(_PAIRS if q_HNd.device.type == "cpu" else _GPU_PAIRS):
         chunk = cpu_chunk.to(q_HNd.device)
         (n_blocks, n_queries), n_keys = chunk.queries_TQ.shape, chunk.keys_TK.shape[1]
         n_batch = heads * n_blocks
