@@ -31,6 +31,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/round_overhead.py
 	$(BIN)/python benchmarks/musk.py
 	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python benchmarks/longmil.py
 	$(BIN)/python benchmarks/models.py
 
 # Dependencies, torch first and by exact version: anything else would pull the CUDA build.

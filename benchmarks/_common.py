@@ -3,7 +3,9 @@
 import json
 import os
 import platform
-from collections.abc import Mapping
+import sys
+import time
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from rich.console import Console
@@ -45,3 +47,19 @@ def shared_data() -> Path:
     if not folder.is_dir():
         raise SystemExit(f"{folder}: no such folder; name the one with tables/musk1.csv in FEDPATH_SHARED_DATA")
     return folder
+
+
+def take_turns(tasks: Mapping[str, Callable[[], object]], turns: int) -> dict[str, list[float]]:
+    """Return the seconds of each task in each turn, after one that does not count.
+
+    They take turns so that a busy moment of the machine hits all alike.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in tasks}
+    for turn in range(turns + 1):
+        for name, task in tasks.items():
+            print(f"{name}: {f'turn {turn} of {turns}' if turn else 'warming up'}", file=sys.stderr, flush=True)
+            started = time.perf_counter()
+            task()
+            if turn:
+                seconds[name].append(time.perf_counter() - started)
+    return seconds

@@ -6,19 +6,18 @@ backward head by head, so that only one head's N × N bias exists at a time: the
 of the pairs within reach at the speed of one large product. Memory is the rise of the resident peak in a process of its
 own. The last figures are of the whole model on 100,000 patches, D = 1024.
 
-`python benchmarks/longmil.py [--quick]`; the full run takes about a quarter of an hour, most of it the exact global block.
+`python benchmarks/longmil.py [--quick]`: a quarter of an hour, most of it the exact global block.
 """
 
 import argparse
 import math
 import os
-import time
 from collections.abc import Callable
 from statistics import median
 
 import numpy as np
 import torch
-from _common import report
+from _common import report, take_turns
 from _memory import peak_mb, peak_rise_mb
 from scipy.ndimage import gaussian_filter
 from scipy.spatial import KDTree
@@ -42,12 +41,9 @@ def main() -> None:
     figures: dict[str, float] = {"threads": torch.get_num_threads()}
     sizes = (4096, 8192, 16_384, 65_536)
     dense_sizes = [n for n in sizes if n <= _DENSE_LIMIT]
-    seconds = _interleaved(
-        {f"local_{n}": _local(n) for n in sizes} | {f"dense_{n}": _dense(n) for n in dense_sizes},
-        repetitions=2 if quick else 3,
-    )
-    for name, value in seconds.items():
-        figures[f"{name}_s"] = value
+    works = {f"local_{n}": _local(n) for n in sizes} | {f"dense_{n}": _dense(n) for n in dense_sizes}
+    for name, seconds in take_turns(works, turns=2 if quick else 3).items():
+        figures[f"{name}_s"] = median(seconds)
     for n in sizes:
         figures[f"local_{n}_mb"] = peak_rise_mb(_local, n)
     for n in dense_sizes:
@@ -55,7 +51,7 @@ def main() -> None:
     figures["floor_16384_s"] = _floor(16_384)
     for n in (4096,) if quick else (4096, 16_384):
         for form in ("exact", "windows"):
-            figures[f"model_{form}_{n}_s"] = _interleaved({form: _model(n, form)}, repetitions=1)[form]
+            (figures[f"model_{form}_{n}_s"],) = take_turns({form: _model(n, form)}, turns=1)[form]
     forms = ("windows",) if quick else ("windows", "exact")
     for form in forms:
         figures[f"model_{form}_100k_mb"] = peak_mb(_model, 100_000, form)
@@ -128,7 +124,7 @@ def _floor(n: int) -> float:
     tree = KDTree(tissue_cells(n).numpy())
     n_pairs = tree.count_neighbors(tree, _RADIUS)
     a = torch.randn(2048, 2048)
-    seconds = _interleaved({"product": lambda: a @ a}, repetitions=9)["product"]
+    seconds = median(take_turns({"one large product": lambda: a @ a}, turns=9)["one large product"])
     return 7 * 2 * _WIDTH * _HEADS * n_pairs * seconds / (2 * 2048**3)
 
 
@@ -143,19 +139,6 @@ def _model(n: int, form: str) -> Callable[[], object]:
         assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in model.parameters())
 
     return work
-
-
-def _interleaved(works: dict[str, Callable[[], object]], *, repetitions: int) -> dict[str, float]:
-    """Return the median seconds of each work; they take turns, so that a busy moment hits all alike."""
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for repetition in range(repetitions + 1):
-        for name, work in works.items():
-            print(f"{name}, run {repetition} of {repetitions}", flush=True)
-            started = time.perf_counter()
-            work()
-            if repetition > 0:  # the first one warms up
-                seconds[name].append(time.perf_counter() - started)
-    return {name: median(values) for name, values in seconds.items()}
 
 
 if __name__ == "__main__":
