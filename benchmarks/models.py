@@ -198,8 +198,8 @@ def _show(rows: list[list[str]], *, quick: bool) -> None:
 def _write(rows: list[list[str]]) -> None:
     """Replace the table between the markers of the page."""
     heading = ["model", "Musk 1 AUC", "Musk 1 macro F1", "demo AUC", "demo macro F1"]
-    cells = [heading, ["---"] * len(heading), *rows]
-    table = "".join(f"| {' | '.join(row)} |\n" for row in cells).replace("| --- |", "|---|")
+    lines = [f"| {' | '.join(row)} |\n" for row in (heading, *rows)]
+    table = "".join([lines[0], "|---" * len(heading) + "|\n", *lines[1:]])
     page = _PAGE.read_text(encoding="utf-8")
     written, count = re.subn(f"({_BEGIN}).*?({_END})", rf"\1\n{table}\n\2", page, flags=re.DOTALL)
     if count != 1:
