@@ -13,12 +13,12 @@ The loss is the cross-entropy.
 from typing import Annotated
 
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 
 from fedpath.core.bags.bag import Bag
 from fedpath.core.models.gated_pool import Gate, Hidden, attention_pool
 from fedpath.core.models.inputs import BagModelOptions, input_norm, paired_inner
-from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
+from fedpath.core.models.protocol import BagModel, BagOutput
 
 
 class AbmilOptions(BagModelOptions):
@@ -63,11 +63,3 @@ class Abmil(BagModel):
             self.score.bias,
         )
         return BagOutput(self.slide_head(slide_1L[0]), attention_1N, slide_1L[0])
-
-    def loss(self, output: BagOutput, target: int, class_weights_C: Tensor | None = None) -> Tensor:
-        """Return the cross-entropy of the slide."""
-        return weighted_cross_entropy(output.logits_C[None], target, class_weights_C)
-
-    def parameter_groups(self) -> dict[str, list[str]]:
-        """Return one group, ``image``: everything is learned from the patches."""
-        return {"image": list(self.state_dict())}

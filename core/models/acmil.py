@@ -100,10 +100,6 @@ class Acmil(BagModel):
         """Return mean branch cross-entropy + slide cross-entropy + diversity, each with weight 1."""
         return branches_and_slide(output, target, class_weights_C) + branch_similarity(output.attention_KN)
 
-    def parameter_groups(self) -> dict[str, list[str]]:
-        """Return one group, ``image``: everything is learned from the patches."""
-        return {"image": list(self.state_dict())}
-
 
 def mask_top_instances(scores_KN: Tensor, top_k: int, ratio: float) -> Tensor:
     """STKIM: in each row set ``int(ratio · k)`` of the ``k = min(top_k, N)`` highest scores, at random, to -inf.

@@ -109,10 +109,6 @@ class AcmilMha(BagModel):
         """Return mean branch cross-entropy + slide cross-entropy + diversity, each with weight 1."""
         return branches_and_slide(output, target, class_weights_C) + head_similarity(output.attention_KN)
 
-    def parameter_groups(self) -> dict[str, list[str]]:
-        """Return one group, ``image``: everything is learned from the patches."""
-        return {"image": list(self.state_dict())}
-
 
 class BranchLinear(nn.Module):
     """K linear maps (I to O) at once, each for its own vector; initialised as ``nn.Linear``."""

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from fedpath.core.bags.bag import Bag
 from fedpath.core.errors import ConfigError
-from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
+from fedpath.core.models.protocol import BagModel, BagOutput
 
 _PARTS = ("logits", "attention", "slide_vector")
 _COORDINATES = ("coords", "coordinates")
@@ -80,14 +80,6 @@ class Adapted(BagModel):
             attention_KN=self._attention(attention, len(bag), logits_C),
             slide_vector_L=logits_C if slide_vector is None else self._vector(slide_vector),
         )
-
-    def loss(self, output: BagOutput, target: int, class_weights_C: Tensor | None = None) -> Tensor:
-        """Return the slide's cross-entropy."""
-        return weighted_cross_entropy(output.logits_C[None], target, class_weights_C)
-
-    def parameter_groups(self) -> dict[str, list[str]]:
-        """Return one group, ``image``, with parameters and buffers."""
-        return {"image": list(self.state_dict())}
 
     def _parts(self, answer: object) -> list[Any]:
         """Return logits, attention and slide vector, None where absent."""

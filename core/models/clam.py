@@ -133,10 +133,6 @@ class Clam(BagModel):
             terms += [per_patch(most_Ck2[other], none_k).sum() / max(1, k) for other in others]
         return self.options.bag_weight * slide + (1 - self.options.bag_weight) * torch.stack(terms).mean()
 
-    def parameter_groups(self) -> dict[str, list[str]]:
-        """Return one group, ``image``: everything is learned from the patches."""
-        return {"image": list(self.state_dict())}
-
 
 class ClamSB(Clam):
     """CLAM with a single attention branch for all classes."""

@@ -84,7 +84,3 @@ class Dsmil(BagModel):
         if output.branch_logits_KC is None:
             raise ValueError("DSMIL's loss needs the logits of both streams from DSMIL's forward")
         return weighted_cross_entropy(output.branch_logits_KC, target, class_weights_C)
-
-    def parameter_groups(self) -> dict[str, list[str]]:
-        """Return one group, ``image``: everything is learned from the patches."""
-        return {"image": list(self.state_dict())}

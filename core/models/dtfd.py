@@ -141,10 +141,6 @@ class Dtfd(BagModel):
         first = weighted_cross_entropy(output.branch_logits_KC, target, class_weights_C)
         return first + weighted_cross_entropy(output.logits_C[None], target, class_weights_C)
 
-    def parameter_groups(self) -> dict[str, list[str]]:
-        """Return one group, ``image``: everything is learned from the patches."""
-        return {"image": list(self.state_dict())}
-
 
 class DtfdAfs(Dtfd):
     """DTFD-MIL with aggregated feature selection."""

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from fedpath.core.bags.bag import Bag
 from fedpath.core.errors import ConfigError
 from fedpath.core.models.inputs import BagModelOptions, input_norm
-from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
+from fedpath.core.models.protocol import BagModel, BagOutput
 from fedpath.core.models.rows import times
 from fedpath.core.models.spatial import (
     WindowLayout,
@@ -119,14 +119,6 @@ class LongMil(BagModel):
         return BagOutput(
             logits_C=self.head(slide_L), attention_KN=attend.received_HN.to(slide_L), slide_vector_L=slide_L
         )
-
-    def loss(self, output: BagOutput, target: int, class_weights_C: Tensor | None = None) -> Tensor:
-        """Return the cross-entropy of the slide."""
-        return weighted_cross_entropy(output.logits_C[None], target, class_weights_C)
-
-    def parameter_groups(self) -> dict[str, list[str]]:
-        """Return one group, ``image``: everything is learned from the patches."""
-        return {"image": list(self.state_dict())}
 
 
 class _Block(nn.Module):

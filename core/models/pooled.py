@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from fedpath.core.bags.bag import Bag
 from fedpath.core.models.inputs import BagModelOptions, input_norm, paired_inner
-from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
+from fedpath.core.models.protocol import BagModel, BagOutput
 
 
 class PooledOptions(BagModelOptions):
@@ -61,11 +61,3 @@ class Pooled(BagModel):
         x_ND = self.input_norm(bag.features_ND.to(self.reduce.weight.device))
         slide_L, attention_N = self.pool(x_ND, self.options.dropout if self.training else 0.0)
         return BagOutput(self.slide_head(slide_L), attention_N[None], slide_L)
-
-    def loss(self, output: BagOutput, target: int, class_weights_C: Tensor | None = None) -> Tensor:
-        """Return the cross-entropy of the slide."""
-        return weighted_cross_entropy(output.logits_C[None], target, class_weights_C)
-
-    def parameter_groups(self) -> dict[str, list[str]]:
-        """Return one group, ``image``: everything is learned from the patches."""
-        return {"image": list(self.state_dict())}

@@ -42,22 +42,22 @@ class BagModel(nn.Module, ABC):
     def forward(self, bag: Bag) -> BagOutput:
         """Classify one bag of N ≥ 1 instances; its features may be of any float type, on any device."""
 
-    @abstractmethod
     def loss(self, output: BagOutput, target: int, class_weights_C: Tensor | None = None) -> Tensor:
-        """Return the training loss of one bag as a scalar.
+        """Return the training loss of one bag as a scalar: the slide's cross-entropy, unless a model adds to it.
 
         Args:
             output: what ``forward`` returned for the bag.
             target: class index.
             class_weights_C: factor of each class on the bag's classification terms; all 1 when absent.
         """
+        return weighted_cross_entropy(output.logits_C[None], target, class_weights_C)
 
-    @abstractmethod
     def parameter_groups(self) -> dict[str, list[str]]:
-        """Name disjoint groups that together hold every entry of ``state_dict``.
+        """Name disjoint groups that together hold every entry of ``state_dict``; one, ``image``, by default.
 
         A site sends only the groups that it trained; each group is averaged over the sites that sent it.
         """
+        return {"image": list(self.state_dict())}
 
 
 def weighted_cross_entropy(logits_BC: Tensor, target: int, class_weights_C: Tensor | None) -> Tensor:

@@ -18,7 +18,7 @@ from torch.autograd.function import once_differentiable
 from fedpath.core.models.memory import large_empty
 
 # Rows at a time: few enough that a chunk stays in a CPU's cache, enough for efficient products.
-ROWS = 2048
+_ROWS = 2048
 
 
 def times(x_ND: Tensor, weight_GD: Tensor, bias_G: Tensor | None = None) -> Tensor:
@@ -33,8 +33,9 @@ def weighted_sum(a_KN: Tensor, x_ND: Tensor) -> Tensor:
     return result_KD
 
 
-def row_chunks(x_ND: Tensor, dtype: torch.dtype, size: int = ROWS) -> Iterator[tuple[slice, Tensor]]:
+def row_chunks(x_ND: Tensor, dtype: torch.dtype, size: int | None = None) -> Iterator[tuple[slice, Tensor]]:
     """Yield the chunks of a bag in order, each as its place and its rows in ``dtype``, valid until the next."""
+    size = size or _ROWS
     steps = [] if x_ND.dtype == dtype else [dtype]
     if steps == [torch.bfloat16] and x_ND.dtype == torch.float16 and x_ND.device.type == "cpu":
         # By way of float32: torch converts float16 to bfloat16 element by element, five times slower.

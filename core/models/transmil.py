@@ -31,7 +31,7 @@ from fedpath.core.bags.bag import Bag
 from fedpath.core.errors import ConfigError
 from fedpath.core.models.inputs import BagModelOptions, input_norm
 from fedpath.core.models.nystrom import NystromAttention
-from fedpath.core.models.protocol import BagModel, BagOutput, weighted_cross_entropy
+from fedpath.core.models.protocol import BagModel, BagOutput
 from fedpath.core.models.rows import times
 
 
@@ -97,14 +97,6 @@ class TransMil(BagModel):
             attention_KN=_fold(torch.softmax(self.second.first_token_scores(x_TL)[:, 1:], dim=1), len(bag)),
             slide_vector_L=slide_L,
         )
-
-    def loss(self, output: BagOutput, target: int, class_weights_C: Tensor | None = None) -> Tensor:
-        """Return the slide's cross-entropy."""
-        return weighted_cross_entropy(output.logits_C[None], target, class_weights_C)
-
-    def parameter_groups(self) -> dict[str, list[str]]:
-        """Return one group, ``image``: everything is learned from the patches."""
-        return {"image": list(self.state_dict())}
 
 
 class PyramidPosition(nn.Module):
