@@ -3,12 +3,12 @@
 import logging
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from fedpath.core.errors import ConfigError
 from fedpath.core.training import Validated
@@ -82,7 +82,7 @@ def track(trackers: Sequence[Tracker], result: Validated, learning_rate: float) 
     track_figures(trackers, figures, result.epoch)
 
 
-def track_figures(trackers: Sequence[Tracker], figures: dict[str, float | None], step: int) -> None:
+def track_figures(trackers: Sequence[Tracker], figures: Mapping[str, float | None], step: int) -> None:
     """Hand named figures to the trackers; those that are undefined are left out."""
     for tracker in trackers:
         for name, value in figures.items():
@@ -98,15 +98,15 @@ class TensorBoard:
 
         for old in folder.glob("events.out.tfevents.*"):
             old.unlink()
-        self._writer = SummaryWriter(str(folder))  # type: ignore[no-untyped-call]
+        self._writer: Any = SummaryWriter(str(folder))
 
     def scalar(self, name: str, value: float, step: int) -> None:
         """Write a figure."""
-        self._writer.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+        self._writer.add_scalar(name, value, step)
 
     def close(self, *, failed: bool = False) -> None:
         """Write what is still in memory."""
-        self._writer.close()  # type: ignore[no-untyped-call]
+        self._writer.close()
 
 
 class MLflow:

@@ -54,8 +54,8 @@ class Adapted(BagModel):
         self._n_classes, self._fault = n_classes, fault
         self._coordinates = _coordinates_argument(module.forward, fault)
         # The state goes by the module's own names, so that its weights load into the module itself without fedpath.
-        self.register_state_dict_post_hook(_without_prefix)
-        self.register_load_state_dict_pre_hook(_with_prefix)
+        self.register_state_dict_post_hook(_without_prefix)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_with_prefix)  # type: ignore[no-untyped-call]
 
     def forward(self, bag: Bag) -> BagOutput:
         """Classify one bag.

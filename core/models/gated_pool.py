@@ -286,7 +286,7 @@ def _pool_and_keep(layers: _Layers, x_ND: Tensor) -> tuple[Tensor, Tensor, Tenso
         scores_KN = plan.select(scores_KN)
     attention_KN = torch.softmax(scores_KN, dim=1)
     pooled_KL = scores_KN.new_zeros((len(scores_KN), h_NL.shape[1]))
-    chunks = zip(attention_KN.to(plan.products).split(plan.rows, dim=1), h_NL.split(plan.rows), strict=True)
+    chunks = zip(torch.split(attention_KN.to(plan.products), plan.rows, 1), torch.split(h_NL, plan.rows), strict=True)
     for attention_Kn, h_nL in chunks:
         layers.add_product(pooled_KL, attention_Kn, h_nL)
     return pooled_KL, attention_KN, h_NL, gate_NG

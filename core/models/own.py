@@ -192,7 +192,7 @@ def _try(own: OwnModel, model: BagModel, width: int, n_classes: int) -> None:
         where = f"on a bag of {n_patches} × {width} features"
         grid_N2 = torch.stack([torch.arange(n_patches) * 256, torch.zeros(n_patches, dtype=torch.int64)], dim=1)
         try:
-            output = model(Bag("trial", torch.randn(n_patches, width), grid_N2, 256))
+            output: Any = model(Bag("trial", torch.randn(n_patches, width), grid_N2, 256))
             loss = model.loss(output, 0, None)
         except ConfigError:
             raise
@@ -220,8 +220,8 @@ def _leave_out_counters(model: nn.Module) -> None:
     for module in model.modules():
         counter = getattr(module, "num_batches_tracked", None)
         if isinstance(counter, Tensor) and getattr(module, "momentum", None) is not None:
-            module.register_state_dict_post_hook(_without_counter)
-            module.register_load_state_dict_pre_hook(_with_counter)
+            module.register_state_dict_post_hook(_without_counter)  # type: ignore[no-untyped-call]
+            module.register_load_state_dict_pre_hook(_with_counter)  # type: ignore[no-untyped-call]
 
 
 def _without_counter(_: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:

@@ -23,13 +23,13 @@ _ROWS = 2048
 
 def times(x_ND: Tensor, weight_GD: Tensor, bias_G: Tensor | None = None) -> Tensor:
     """Return ``x Wᵀ + b`` (N, G) for features of any float type; differentiable in all three."""
-    result_NG: Tensor = _Times.apply(x_ND, weight_GD, bias_G)
+    result_NG: Tensor = _Times.apply(x_ND, weight_GD, bias_G)  # type: ignore[no-untyped-call]
     return result_NG
 
 
 def weighted_sum(a_KN: Tensor, x_ND: Tensor) -> Tensor:
     """Return ``a x`` (K, D), summed in float32 at least, for features of any float type; differentiable in both."""
-    result_KD: Tensor = _WeightedSum.apply(a_KN, x_ND)
+    result_KD: Tensor = _WeightedSum.apply(a_KN, x_ND)  # type: ignore[no-untyped-call]
     return result_KD
 
 

@@ -89,6 +89,8 @@ def write_reliability(path: Path, bins: Sequence[CalibrationBin], note: str) -> 
         bins: those that hold slides.
         note: a line for the legend, such as the calibration error.
     """
+    from matplotlib.ticker import MaxNLocator
+
     with drawing():
         figure, (diagram, counts) = _panels((3.2, 0.9), whole=False)
         diagram.plot((0, 1), (0, 1), color=palette.MUTED, linewidth=0.9, linestyle=_DASHED)
@@ -101,7 +103,7 @@ def write_reliability(path: Path, bins: Sequence[CalibrationBin], note: str) -> 
         diagram.set(ylabel="Share of slides that are right", ylim=(0, 1), xlim=(0, 1))
         counts.bar(points[0], [one.slides for one in bins], width=0.03, color=palette.site_colour(0))
         counts.set(xlabel="Probability of the predicted label", ylabel="Slides")
-        counts.yaxis.get_major_locator().set_params(integer=True, nbins=3)
+        counts.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
         dot = {"marker": "o", "linestyle": "none", "color": palette.INK, "markersize": 5}
         _legend(
             figure,

@@ -6,7 +6,7 @@ computed in float32. Evaluation is always float32: figures of different machines
 """
 
 import dataclasses
-from typing import Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 
@@ -16,7 +16,6 @@ from fedpath.core.models.protocol import BagModel, BagOutput
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Chosen = Literal["float32", "bfloat16"]
-T = TypeVar("T")
 
 
 def fast_bfloat16(device: torch.device | str) -> bool:
@@ -29,7 +28,7 @@ def fast_bfloat16(device: torch.device | str) -> bool:
         if not torch.cuda.is_available():
             return False
         with torch.cuda.device(device):
-            return torch.cuda.is_bf16_supported(including_emulation=False)
+            return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return device.type == "cpu" and torch.cpu._is_amx_tile_supported()
 
 
@@ -62,7 +61,7 @@ def forward(model: BagModel, bag: Bag, *, device: torch.device, precision: Chose
     )
 
 
-def _widened(value: T) -> T:
+def _widened(value: Any) -> Any:
     """Return a bfloat16 tensor as float32, also inside a tuple; anything else as it is."""
     if isinstance(value, tuple):
         return type(value)(map(_widened, value))
