@@ -103,7 +103,7 @@ def write_reliability(path: Path, bins: Sequence[CalibrationBin], note: str) -> 
         diagram.set(ylabel="Share of slides that are right", ylim=(0, 1), xlim=(0, 1))
         counts.bar(points[0], [one.slides for one in bins], width=0.03, color=palette.site_colour(0))
         counts.set(xlabel="Probability of the predicted label", ylabel="Slides")
-        counts.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3))
+        counts.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=3, steps=[1, 2, 2.5, 5, 10]))
         dot = {"marker": "o", "linestyle": "none", "color": palette.INK, "markersize": 5}
         _legend(
             figure,
