@@ -88,7 +88,7 @@ def planted(bag: Bag, seed: int) -> Example:
 
 def longmil(width: int, seed: int, **options: object) -> LongMil:
     """Return a LongMIL of inner width ``INNER`` in eval mode, other options as in the paper unless given."""
-    model = build_model("longmil", width=width, n_classes=2, options={"inner": INNER, **options}, seed=seed)
+    model = build_model("longmil", width=width, n_classes=2, options={"inner": INNER} | options, seed=seed)
     assert isinstance(model, LongMil)
     return model.eval()
 

@@ -4,13 +4,7 @@ The paper's claim: over thousands of patches the attention of all to all tends t
 it. Here the queries and keys of a LongMIL attend in three forms: to all patches, to all with ALiBi, and within the
 radius with ALiBi, as its local blocks do; and once without content, with queries of 0, where only the mask and ALiBi
 are left. What is measured is the N × N matrix that our own functions apply: the values are an identity matrix, a strip
-at a time. `python benchmarks/attention_rank.py [--quick] [--plot PATH] [--plot-checks PATH]`.
-
-Three ranks of a matrix with singular values σ, mean over the heads:
-
-- energy rank: how many hold 99 % of Σσ², i.e. the size of the best approximation whose squared error is 1 %;
-- effective rank: exp of the entropy of σ / Σσ (Roy and Vetterli, 2007);
-- numerical rank: σ > N · ε · σ_max with the ε of float32, as torch.linalg.matrix_rank.
+at a time (``_attention_matrix``). `python benchmarks/attention_rank.py [--quick] [--plot PATH] [--plot-checks PATH]`.
 """
 
 import argparse
@@ -27,17 +21,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from _attention_matrix import Ranks, attention_matrix, forms, queries_and_keys, ranks
 from _common import report, shared_data
 from _plots import BLUE, GREEN, ORANGE, log_ticks, panels, save
 from _tissue import INNER, TRAINED_AT, crop, longmil, planted, real, synthetic, train_briefly
 from matplotlib.axes import Axes
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor, nn
+from torch import Tensor
 
 from fedpath.core.bags.bag import Bag
 from fedpath.core.models.longmil import LongMil
-from fedpath.core.models.spatial import WindowLayout, global_attention, grid_cells, local_attention
 from fedpath.core.report import palette
 from fedpath.core.training.evaluation import predict
 from fedpath.core.training.metrics import auc
@@ -50,11 +44,10 @@ _NAMES = {
     "local": "local mask + ALiBi",
     BARE: "local, queries 0",
 }
-_STRIP = 512
-_FINE = 2048
-"""Up to this N all three ranks, in float64; beyond it the energy rank in float32, whose error is far below 1 %."""
-
-Attend = Callable[[Tensor, Tensor, Tensor], Tensor]
+_HEADS = 4
+_FACTORS = (2, 4, 8, 16)
+_FEW = 128
+"""Queries whose scores are looked at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,15 +62,10 @@ class Case:
     sizes: tuple[int, ...]
     all_blocks_at: int = 0
     """At this N, all blocks are measured, else the first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ranks:
-    """Mean over the heads."""
-
-    energy: float
-    effective: float = math.nan
-    numerical: float = math.nan
+    inner: int = INNER
+    """The model's inner width: that of four heads."""
+    factor: int = 1
+    """The queries, hence the scores before ALiBi, are multiplied by it: large ones make the attention sharp."""
 
 
 Measured = Mapping[tuple[int, int, str], Ranks]
@@ -100,12 +88,9 @@ def main() -> None:
     # The longest first: there is a process a core.
     with ProcessPoolExecutor(os.cpu_count(), multiprocessing.get_context("spawn")) as pool:
         results = dict(zip(cases, pool.map(measure, cases), strict=True))
-    groups = {
-        "trained": {case.seed: found for case, found in results.items() if case.source == "synthetic" and case.slides},
-        "untrained": {case.seed: found for case, found in results.items() if not case.slides},
-        "real": {case.seed: found for case, found in results.items() if case.source == "real"},
-    }
-    groups = {name: group for name, group in groups.items() if group}
+    groups: dict[str, dict[int, Measured]] = {}
+    for case, found in results.items():
+        groups.setdefault(_group_of(case), {})[case.seed] = found
     _print(groups)
     if arguments.plot:
         _plot(groups["trained"], arguments.plot)
@@ -115,11 +100,26 @@ def main() -> None:
     report("attention_rank", figures, ratios, {}, quick=arguments.quick)
 
 
+def _group_of(case: Case) -> str:
+    if case.source == "real":
+        return "real"
+    if case.slides:
+        return "trained"
+    if case.inner != INNER:
+        return f"untrained_head_width_{case.inner // _HEADS}"
+    return "untrained" if case.factor == 1 else _sharpened(case.factor)
+
+
+def _sharpened(factor: int) -> str:
+    return f"untrained_scores_times_{factor}"
+
+
 def _cases(*, quick: bool) -> list[Case]:
     if quick:
         return [
             Case("synthetic", 0, 100, (256, 512, 1024), all_blocks_at=512),
             Case("synthetic", 0, 0, (256, 512, 1024)),
+            Case("synthetic", 0, 0, (1024,), factor=8),
             Case("real", 0, 100, (128, 256, 777)),
         ]
     sizes = (256, 512, 1024, 2048)
@@ -127,6 +127,8 @@ def _cases(*, quick: bool) -> list[Case]:
         Case("synthetic", 0, 800, (*sizes, 4096), all_blocks_at=1024),
         *(Case("synthetic", seed, 800, sizes, all_blocks_at=1024) for seed in (1, 2)),
         Case("synthetic", 0, 0, sizes),
+        *(Case("synthetic", 0, 0, (1024,), inner=_HEADS * head_width) for head_width in (4, 8, 96)),
+        *(Case("synthetic", 0, 0, (1024,), factor=factor) for factor in _FACTORS),
         *(Case("real", seed, 400, (128, 256, 512, 777)) for seed in range(3)),
     ]
 
@@ -138,7 +140,7 @@ def measure(case: Case) -> Measured:
     """Return the ranks of the case's attention matrices."""
     torch.set_num_threads(1)
     slide = real() if case.source == "real" else synthetic(max(case.sizes), seed=9_500_000 + case.seed)
-    model = longmil(slide.features_ND.shape[1], case.seed)
+    model = longmil(slide.features_ND.shape[1], case.seed, inner=case.inner)
     if case.slides:
         ground = partial(crop, slide, TRAINED_AT) if case.source == "real" else partial(synthetic, TRAINED_AT)
         train_briefly(model, ground, slides=case.slides, seed=case.seed)
@@ -148,79 +150,26 @@ def measure(case: Case) -> Measured:
         bag = crop(slide, n, case.seed)
         for block in range(len(model.blocks)) if n == case.all_blocks_at else (0,):
             q_HNd, k_HNd = queries_and_keys(model, bag, block)
+            q_HNd = q_HNd * case.factor
+            _say_how_sharp(case, block, q_HNd[:, :_FEW], k_HNd)
             for form, attend in forms(model, bag).items():
                 found[block, n, form] = ranks(attention_matrix(attend, q_HNd, k_HNd))
-                if form == "local" and not case.slides:
+                if form == "local" and _group_of(case) == "untrained":
                     found[block, n, BARE] = ranks(attention_matrix(attend, torch.zeros_like(q_HNd), k_HNd))
-        print(f"{case.source}, seed {case.seed}, {case.slides} slides seen: N = {n} done", flush=True)
     return found
+
+
+def _say_how_sharp(case: Case, block: int, some_q_HQd: Tensor, k_HNd: Tensor) -> None:
+    scores_HQN = some_q_HQd @ k_HNd.transpose(1, 2) / math.sqrt(k_HNd.shape[2])
+    spread = float(scores_HQN.std(dim=2).mean())
+    where = f"{_group_of(case)}, seed {case.seed}, N = {k_HNd.shape[1]}, block {block + 1}"
+    print(f"{where}: a query's scores have a standard deviation of {spread:.2f}", flush=True)
 
 
 def _say_what_was_learned(case: Case, model: LongMil, ground: Callable[[int], Bag]) -> None:
     examples = [planted(ground(seed), seed) for seed in range(9_000_000, 9_000_100)]
     value = auc([example.target for example in examples], predict(model, [example.bag for example in examples])[:, 1])
-    print(f"{case.source}, seed {case.seed}, {case.slides} slides seen: AUC {value:.3f} on 100 others", flush=True)
-
-
-def queries_and_keys(model: LongMil, bag: Bag, block: int) -> tuple[Tensor, Tensor]:
-    """Return the queries and keys (H, N, d) that a block computes for a slide."""
-    kept: list[Tensor] = []
-    layer = model.blocks[block]
-    hook = layer.qkv.register_forward_hook(lambda _module, _inputs, output: kept.append(output))
-    with torch.no_grad():
-        model(bag)
-    hook.remove()
-    q_HNd, k_HNd, _ = kept[0].unflatten(1, (3, layer.heads, -1)).permute(1, 2, 0, 3).contiguous()
-    return q_HNd, k_HNd
-
-
-def forms(model: LongMil, bag: Bag) -> dict[str, Attend]:
-    """Return the three forms of attention over a slide."""
-    cells_N2 = grid_cells(bag.coords_N2, bag.patch_size_level0)
-    layout = WindowLayout(cells_N2, model.options.radius)
-    slopes_H = model.slopes_H
-    everywhere = partial(global_attention, query_cells_N2=cells_N2, key_cells_M2=cells_N2, far=model.options.far)
-    return {
-        "all": partial(everywhere, slopes_H=torch.zeros_like(slopes_H)),
-        "alibi": partial(everywhere, slopes_H=slopes_H),
-        "local": partial(local_attention, layout=layout, slopes_H=slopes_H),
-    }
-
-
-def attention_matrix(attend: Attend, q_HNd: Tensor, k_HNd: Tensor) -> Tensor:
-    """Return the matrix (H, N, N) that ``attend`` multiplies the values with."""
-    heads, n, d = q_HNd.shape
-    # Zeros widen queries and keys to the strip without changing a product; the factor undoes the larger 1 / sqrt(d).
-    width = max(d, _STRIP)
-    q_HNw = nn.functional.pad(q_HNd * math.sqrt(width / d), (0, width - d))
-    k_HNw = nn.functional.pad(k_HNd, (0, width - d))
-    matrix_HNN = q_HNd.new_empty(heads, n, n)
-    for start in range(0, n, width):
-        columns = slice(start, min(start + width, n))
-        v_Nw = q_HNd.new_zeros(n, width)
-        v_Nw[columns, : columns.stop - start].fill_diagonal_(1)
-        out_HNw = attend(q_HNw, k_HNw, v_Nw.expand(heads, n, width))
-        matrix_HNN[:, :, columns] = out_HNw[:, :, : columns.stop - start]
-    return matrix_HNN
-
-
-def ranks(matrix_HNN: Tensor) -> Ranks:
-    """Return the three ranks of attention matrices, mean over the heads."""
-    n = matrix_HNN.shape[1]
-    is_fine = n <= _FINE
-    found = []
-    for matrix_NN in matrix_HNN.double() if is_fine else matrix_HNN:
-        # σ² are the eigenvalues of A Aᵀ, found ten times as fast as σ. In float64 that resolves σ down to 1e-8 of the
-        # largest; the numerical rank asks for more than 1e-5.
-        energy_N = torch.linalg.eigvalsh(matrix_NN @ matrix_NN.T).clamp(min=0).flip(0)
-        energy = 1 + int((energy_N.cumsum(0) < 0.99 * energy_N.sum()).sum())
-        effective = numerical = math.nan
-        if is_fine:
-            sigma_N = energy_N.sqrt()
-            effective = float(torch.special.entr(sigma_N / sigma_N.sum()).sum().exp())
-            numerical = float((sigma_N > n * torch.finfo(torch.float32).eps * sigma_N[0]).sum())
-        found.append((energy, effective, numerical))
-    return Ranks(*(mean(column) for column in zip(*found, strict=True)))
+    print(f"{_group_of(case)}, seed {case.seed}: AUC {value:.3f} on 100 other slides", flush=True)
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------
@@ -235,13 +184,13 @@ def forms_of(group: Group) -> list[str]:
     return [form for form in _NAMES if form in measured]
 
 
-def curve(group: Group, form: str, rank: str = "energy", block: int = 0) -> dict[int, list[float]]:
-    """Return the ranks over the seeds by N."""
+def curve(group: Group, form: str, rank: str = "energy_H", block: int = 0) -> dict[int, list[float]]:
+    """Return the ranks, means over the heads, of each seed by N."""
     by_size: dict[int, list[float]] = {}
     for found in group.values():
         for (at, n, name), measured in sorted(found.items()):
             if (at, name) == (block, form):
-                by_size.setdefault(n, []).append(getattr(measured, rank))
+                by_size.setdefault(n, []).append(mean(getattr(measured, rank)))
     return dict(sorted(by_size.items()))
 
 
@@ -263,6 +212,7 @@ def _print(groups: Mapping[str, Group]) -> None:
                 " / ".join(f"{mean(curve(group, form, rank, block)[n]):.0f}" for rank in Ranks.__slots__)
                 for form in shown
             ]
+            cells = [cell.replace("nan", "–") for cell in cells]
             table.add_row(f"{block + 1}, {n}", *cells)
         Console().print(table)
 
@@ -273,8 +223,11 @@ def _figures(groups: Mapping[str, Group]) -> tuple[dict[str, float], dict[str, f
         largest = max(n for found in group.values() for _, n, _ in found)
         for form in forms_of(group):
             figures[f"{name}_{form}_energy_rank_at_{largest}"] = mean(curve(group, form)[largest])
-            figures[f"{name}_{form}_growth"] = growth(group, form)
+            if len(curve(group, form)) > 1:
+                figures[f"{name}_{form}_growth"] = growth(group, form)
     largest = max(curve(groups["trained"], "all"))
+    for head, value in enumerate(groups["trained"][0][0, largest, "alibi"].energy_H):
+        figures[f"trained_alibi_head_{head + 1}_energy_rank_at_{largest}"] = value
     ratios = {
         "local_vs_all": figures[f"trained_local_energy_rank_at_{largest}"]
         / figures[f"trained_all_energy_rank_at_{largest}"],
@@ -284,6 +237,8 @@ def _figures(groups: Mapping[str, Group]) -> tuple[dict[str, float], dict[str, f
     return figures, ratios
 
 
+_COMMAND = "benchmarks/attention_rank.py"
+_RANKS: list[float] = [10, 30, 100, 300, 1000, 3000]
 _STYLES: dict[str, dict[str, Any]] = {
     "all": {"color": ORANGE, "marker": "s", "linestyle": (0, (5, 1.5))},
     "alibi": {"color": GREEN, "marker": "^", "linestyle": (0, (2, 1.2))},
@@ -294,23 +249,23 @@ _STYLES: dict[str, dict[str, Any]] = {
 def _plot(group: Group, path: Path) -> None:
     """Draw rank and rank / N against N, of the trained models on synthetic slides."""
     largest = max(curve(group, "all"))
-    title = "Without the local mask, more patches hardly raise the rank of attention"
+    title = "With the local mask, the rank of attention grows with the slide"
     source = (
         "First block of a LongMIL (4 heads of 32) trained on 800 planted synthetic slides; mean over heads, band: "
-        f"range over seeds (one seed at N = {largest}).\nbenchmarks/attention_rank.py --plot"
+        f"range over seeds (one seed at N = {largest}).\n{_COMMAND} --plot"
     )
     figure, (left, right) = panels(2, width=9.6, height=4.3, title=title, source=source)
     for form in FORMS:
         _draw(left, curve(group, form), form)
         _draw(right, {n: [100 * value / n for value in values] for n, values in curve(group, form).items()}, form)
     sizes = list(curve(group, "all"))
-    _reference(left, sizes, sizes, "full rank")
-    head = INNER // 4
+    _reference(left, sizes)
+    head = INNER // _HEADS
     left.axhline(head, color=palette.MUTED, linewidth=1, linestyle=":")
     left.annotate("head width", (sizes[-1], head), xytext=(0, 3), textcoords="offset points", ha="right", fontsize=8.5)
     left.set_title("Energy rank: directions with 99 % of the energy")
     right.set_title("The same as a share of N")
-    _axes(left, sizes, [10, 30, 100, 300, 1000, 3000])
+    _axes(left, sizes, _RANKS)
     _axes(right, sizes, [0.3, 1, 3, 10, 30, 100], " %")
     for axes in (left, right):
         _name_at_the_end(axes)
@@ -318,28 +273,33 @@ def _plot(group: Group, path: Path) -> None:
 
 
 def _plot_checks(groups: Mapping[str, Group], path: Path) -> None:
-    """Draw the same for other weights, another slide and other ranks."""
-    title = "The same for other weights, a real slide, and other ranks"
-    source = "Mean over heads, band: range over seeds. benchmarks/attention_rank.py --plot-checks"
+    """Draw the same for a real slide and other ranks, and what becomes of it when the scores grow."""
+    title = "A real slide, other ranks, and the limit: sharp attention has a high rank without a mask, too"
+    source = "Mean over heads, band: range over seeds. Right: initial weights, N = 1024. " + _COMMAND + " --plot-checks"
     figure, axes = panels(4, width=13, height=3.9, title=title, source=source)
     shown = (
-        ("Initial weights: energy rank", groups["untrained"], "energy"),
-        ("Real slide: energy rank", groups.get("real"), "energy"),
-        ("Trained: effective rank", groups["trained"], "effective"),
-        ("Trained: numerical rank", groups["trained"], "numerical"),
+        ("Real slide: energy rank", groups.get("real", {}), "energy_H"),
+        ("Trained: effective rank", groups["trained"], "effective_H"),
+        ("Trained: numerical rank", groups["trained"], "numerical_H"),
     )
-    for panel, (name, group, rank) in zip(axes, shown, strict=True):
+    for panel, (name, group, rank) in zip(axes, shown, strict=False):
         panel.set_title(name)
-        if group is None:
-            continue
         curves = {form: curve(group, form, rank) for form in FORMS}
         sizes = [n for n, values in curves["all"].items() if not math.isnan(values[0])]
         for form in FORMS:
             _draw(panel, {n: curves[form][n] for n in sizes}, form)
-        _reference(panel, sizes, sizes, "full rank")
-        _axes(panel, sizes, [10, 30, 100, 300, 1000])
+        _axes(panel, sizes, _RANKS)
+        _reference(panel, sizes)
+    by_factor = {1: groups["untrained"]} | {
+        factor: groups[_sharpened(factor)] for factor in _FACTORS if _sharpened(factor) in groups
+    }
+    for form in FORMS:
+        _draw(axes[-1], {factor: curve(group, form)[1024] for factor, group in by_factor.items()}, form)
+    _axes(axes[-1], list(by_factor), _RANKS, x="factor on the scores")
+    axes[-1].set_title("Sharper attention: energy rank")
     for panel in axes[1:]:
         panel.sharey(axes[0])
+    axes[0].set_ylim(9, 2600)
     axes[-1].legend(loc="lower right")
     save(figure, path)
 
@@ -357,17 +317,22 @@ def _draw(axes: Axes, values: Mapping[int, list[float]], form: str) -> None:
     )
 
 
-def _reference(axes: Axes, sizes: list[int], values: list[int], name: str) -> None:
-    axes.plot(sizes, values, color=palette.MUTED, linewidth=1, linestyle="--")
-    axes.annotate(name, (sizes[-2], values[-2]), xytext=(-6, 2), textcoords="offset points", ha="right", fontsize=8.5)
+def _reference(axes: Axes, sizes: list[int]) -> None:
+    """Draw the line on which the rank is N."""
+    if len(sizes) < 2:
+        return
+    axes.plot(sizes, sizes, color=palette.MUTED, linewidth=1, linestyle="--")
+    axes.annotate(
+        "full rank", (sizes[-2], sizes[-2]), xytext=(-6, 2), textcoords="offset points", ha="right", fontsize=8.5
+    )
 
 
-def _axes(axes: Axes, sizes: list[int], ticks: list[float], unit: str = "") -> None:
+def _axes(axes: Axes, sizes: list[int], ticks: list[float], unit: str = "", x: str = "patches N") -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     log_ticks(axes.xaxis, sizes)
     log_ticks(axes.yaxis, ticks, unit)
-    axes.set_xlabel("patches N")
+    axes.set_xlabel(x)
 
 
 def _name_at_the_end(axes: Axes) -> None:
