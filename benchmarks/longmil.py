@@ -6,7 +6,8 @@ backward head by head, so that only one head's N × N bias exists at a time: the
 of the pairs within reach at the speed of one large product. Memory is the rise of the resident peak in a process of its
 own. The last figures are of the whole model on 100,000 patches, D = 1024.
 
-`python benchmarks/longmil.py [--quick]`: a quarter of an hour, most of it the exact global block.
+`python benchmarks/longmil.py [--quick]`: half an hour of two cores, nearly all of it the exact global block, which
+--quick leaves out.
 """
 
 import argparse
@@ -35,7 +36,9 @@ _DENSE_LIMIT = 16_384
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer repetitions, and no exact global block at 100,000")
+    parser.add_argument(
+        "--quick", action="store_true", help="two turns instead of three, and no exact global block at 100,000 patches"
+    )
     quick = parser.parse_args().quick
     torch.set_num_threads(os.cpu_count() or 1)
     figures: dict[str, float] = {"threads": torch.get_num_threads()}
