@@ -32,6 +32,11 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/musk.py
 	$(BIN)/python benchmarks/demo.py
 	$(BIN)/python benchmarks/longmil.py
+	$(BIN)/python benchmarks/attention_rank.py
+	$(BIN)/python benchmarks/global_forms.py
+	$(BIN)/python benchmarks/pooling.py
+	$(BIN)/python benchmarks/attention_rank.py
+	$(BIN)/python benchmarks/global_forms.py
 	$(BIN)/python benchmarks/models.py
 
 # Dependencies, torch first and by exact version: anything else would pull the CUDA build.

@@ -51,5 +51,5 @@ def log_ticks(axis: Any, values: list[float], unit: str = "") -> None:
 def save(figure: Figure, path: Path) -> None:
     """Write the picture in the format that the suffix names."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=110)
+    figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=150)
     print(f"wrote {path}")

@@ -9,7 +9,7 @@ lesion count only together, wherever they are. `python benchmarks/global_forms.p
 import argparse
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,73 +18,19 @@ from statistics import mean, median
 from typing import Any
 
 import numpy as np
-import torch
 from _common import report, shared_data, take_turns
 from _plots import BLUE, GREEN, ORANGE, log_ticks, panels, save
-from _tissue import TRAINED_AT, WIDTH, crop, in_form, longmil, planted, real, synthetic, train_briefly
+from _tissue import TRAINED_AT, WIDTH, longmil, synthetic
+from _windows_against_exact import DEFAULT, FIRST_TEST, VERDICT_LIMITS, Case, LayerError, Verdicts, compare
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from fedpath.core.bags.bag import Bag
 from fedpath.core.models.longmil import LongMil
-from fedpath.core.models.spatial import Windows, grid_cells
 from fedpath.core.report import palette
-from fedpath.core.training.evaluation import predict
 from fedpath.core.training.metrics import auc
-
-_DEFAULT = 512
-_LIMITS = (16, 64, 256, _DEFAULT, 1024)
-_VERDICT_LIMITS = (16, 64, _DEFAULT)
-"""Values of ``max_windows`` for the layer's output, and for verdicts, whose slides have few windows anyway."""
-_TEST = 9_000_000
-"""Seeds of slides that no model was trained on start here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """What to train and to compare."""
-
-    source: str
-    """``synthetic`` or ``real``."""
-    seed: int
-    slides: int
-    """How many it is trained on."""
-    test: Mapping[int, int]
-    """Number of test slides by their patches."""
-    errors_at: tuple[int, ...]
-    """Sizes of the slides on which the layer's output is compared."""
-
-
-@dataclass(frozen=True, slots=True)
-class LayerError:
-    """The layer's output in windows against the exact one, over the patches of a slide."""
-
-    source: str
-    is_trained: bool
-    n: int
-    limit: int
-    windows: int
-    median: float
-    """Of each patch's |windows − exact| / |exact|."""
-    p95: float
-    of_variation: float
-    """Root mean square of windows − exact, over that of exact − its mean over the patches."""
-
-
-@dataclass(frozen=True, slots=True)
-class Verdicts:
-    """Probabilities of the positive class for the same slides, by how they were trained and read."""
-
-    source: str
-    n: int
-    targets: list[int]
-    exact: NDArray[np.float64]
-    read_in_windows: Mapping[int, NDArray[np.float64]]
-    """The same weights, by ``max_windows``."""
-    trained_in_windows: NDArray[np.float64]
 
 
 def main() -> None:
@@ -125,80 +71,6 @@ def _cases(*, quick: bool) -> list[Case]:
     return cases
 
 
-# --- outputs and verdicts ---------------------------------------------------------------------------------------------
-
-
-def compare(case: Case) -> tuple[list[LayerError], list[Verdicts]]:
-    """Train a model in each form and return how far windows are from exact attention."""
-    torch.set_num_threads(1)
-    whole = real() if case.source == "real" else None
-    ground: Callable[[int, int], Bag] = synthetic if whole is None else partial(crop, whole)
-    width = WIDTH if whole is None else whole.features_ND.shape[1]
-    exact, windows = longmil(width, case.seed), longmil(width, case.seed, global_form="windows")
-    errors = [error for n in case.errors_at for error in _layer_errors(case.source, False, exact, ground(n, _TEST))]
-    for model in (exact, windows):
-        train_briefly(model, partial(ground, TRAINED_AT), slides=case.slides, seed=case.seed)
-    print(f"{case.source}, seed {case.seed}: trained in both forms", flush=True)
-    errors += [error for n in case.errors_at for error in _layer_errors(case.source, True, exact, ground(n, _TEST))]
-    verdicts = []
-    for n, count in case.test.items():
-        examples = [planted(ground(n, _TEST + index), _TEST + index) for index in range(count)]
-        bags = [example.bag for example in examples]
-        read = {
-            limit: _positive(in_form(exact, global_form="windows", max_windows=limit), bags)
-            for limit in _VERDICT_LIMITS
-        }
-        verdicts.append(
-            Verdicts(
-                case.source,
-                n,
-                [example.target for example in examples],
-                _positive(exact, bags),
-                read,
-                _positive(windows, bags),
-            )
-        )
-        print(f"{case.source}, seed {case.seed}: compared on {count} slides of {n} patches", flush=True)
-    return errors, verdicts
-
-
-def _positive(model: LongMil, bags: list[Bag]) -> NDArray[np.float64]:
-    return predict(model, bags)[:, 1]
-
-
-def _layer_errors(source: str, is_trained: bool, exact: LongMil, bag: Bag) -> list[LayerError]:
-    right_NL = attention_output(exact, bag)
-    spread = (right_NL - right_NL.mean(dim=0)).norm()
-    cells_N2 = grid_cells(bag.coords_N2, bag.patch_size_level0)
-    found = []
-    for limit in _LIMITS:
-        off_NL = attention_output(in_form(exact, global_form="windows", max_windows=limit), bag) - right_NL
-        relative_N = off_NL.norm(dim=1) / right_NL.norm(dim=1)
-        found.append(
-            LayerError(
-                source,
-                is_trained,
-                len(bag),
-                limit,
-                windows=len(Windows(cells_N2, limit)),
-                median=float(relative_N.median()),
-                p95=float(relative_N.quantile(0.95)),
-                of_variation=float(off_NL.norm() / spread),
-            )
-        )
-    return found
-
-
-def attention_output(model: LongMil, bag: Bag) -> Tensor:
-    """Return what the global block's attention gives for each patch, all heads side by side (N, L), in float64."""
-    kept: list[Tensor] = []
-    hook = model.blocks[-1].proj.register_forward_pre_hook(lambda _module, inputs: kept.append(inputs[0]))
-    with torch.no_grad():
-        model(bag)
-    hook.remove()
-    return kept[0].double()
-
-
 # --- time -------------------------------------------------------------------------------------------------------------
 
 _TIMED = {
@@ -213,7 +85,7 @@ def _times(sizes: tuple[int, ...]) -> dict[str, dict[int, float]]:
     """Return the seconds of a training step, forward and backward, by what is timed and N."""
     seconds: dict[str, dict[int, float]] = {name: {} for name in _TIMED}
     for n in sizes:
-        bag = synthetic(n, _TEST)
+        bag = synthetic(n, FIRST_TEST)
         models = {name: longmil(WIDTH, 0, inner=384, **options).train() for name, options in _TIMED.items()}
         steps = {name: partial(_step, model, bag) for name, model in models.items()}
         # A turn of the largest takes longer than all of the others together.
@@ -259,7 +131,7 @@ def _agreements(verdicts: list[Verdicts]) -> list[Agreement]:
         readings = {"exact": [one.exact for one in some]}
         readings |= {
             f"read in windows, {limit} at most": [one.read_in_windows[limit] for one in some]
-            for limit in _VERDICT_LIMITS
+            for limit in VERDICT_LIMITS
         }
         readings["trained in windows"] = [one.trained_in_windows for one in some]
         exact = np.concatenate(readings["exact"])
@@ -302,7 +174,7 @@ def _print(errors: list[LayerError], agreements: list[Agreement], seconds: Mappi
         shares = (error.median, error.p95, error.of_variation)
         layer.add_row(name, *map(str, sizes), f"{error.n / error.windows:.1f}", *(f"{share:.1%}" for share in shares))
     slides = Table(title="verdicts: windows against exact")
-    for column in ("slides", "N", "", "AUC", "mean |Δp|", "largest", "same verdict"):
+    for column in ("slides × seeds", "N", "", "AUC", "mean |Δp|", "largest", "same verdict"):
         slides.add_column(column, justify="right")
     for one in agreements:
         shown = (f"{one.auc:.3f}", f"{one.mean_difference:.3f}", f"{one.largest_difference:.3f}")
@@ -328,7 +200,7 @@ def _figures(
     for name, by_size in seconds.items():
         figures |= {f"{name}_{n}_s": value for n, value in by_size.items()}
     for error in errors:
-        if error.limit == _DEFAULT:
+        if error.limit == DEFAULT:
             name = f"{error.source}_{'trained' if error.is_trained else 'initial'}_{error.n}"
             figures[f"{name}_median_error"] = error.median
             figures[f"{name}_error_of_variation"] = error.of_variation
@@ -408,9 +280,11 @@ def _plot_verdicts(axes: Axes, verdicts: list[Verdicts]) -> None:
     for (source, n), (colour, marker) in zip(slides, styles, strict=False):
         some = [verdict for verdict in verdicts if (verdict.source, verdict.n) == (source, n)]
         exact = np.concatenate([verdict.exact for verdict in some])
-        windows = np.concatenate([verdict.read_in_windows[_DEFAULT] for verdict in some])
+        windows = np.concatenate([verdict.read_in_windows[DEFAULT] for verdict in some])
         name = f"{source}, N = {n}"
-        axes.scatter(exact, windows, s=16, color=colour, marker=marker, alpha=0.6, linewidth=0, label=name)
+        # As pixels: hundreds of points are larger as shapes.
+        style = {"s": 16, "color": colour, "marker": marker, "alpha": 0.6, "linewidth": 0, "rasterized": True}
+        axes.scatter(exact, windows, label=name, **style)
     axes.set(title="Probability of a slide", xlabel="exact", ylabel="windows", aspect="equal")
     axes.legend(loc="upper left")
 
