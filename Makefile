@@ -35,8 +35,6 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/attention_rank.py
 	$(BIN)/python benchmarks/global_forms.py
 	$(BIN)/python benchmarks/pooling.py
-	$(BIN)/python benchmarks/attention_rank.py
-	$(BIN)/python benchmarks/global_forms.py
 	$(BIN)/python benchmarks/models.py
 
 # Dependencies, torch first and by exact version: anything else would pull the CUDA build.
