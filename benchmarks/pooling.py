@@ -160,12 +160,9 @@ def _ratio(ours: list[float], theirs: list[float]) -> float:
 
 
 def _memory_growth(name: str, n: int, precision: Chosen) -> int:
-    """Return by how many bytes the resident memory rises at most in a step.
-
-    A step on a part of the bag goes before, as libraries load their code and their own workspace once.
-    """
+    """Return by how many bytes the resident memory rises at most in a step; the libraries are loaded by another."""
     model, bag = _make_model(name), _make_bag(n)
-    _step(model, Bag("small", bag.features_ND[:5000], bag.coords_N2[:5000], 256), precision)
+    _step(model, Bag("small", bag.features_ND[:10], bag.coords_N2[:10], 256), precision)
     model.zero_grad()
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
     before = _status("VmRSS")
