@@ -47,19 +47,23 @@ def _take(n_bytes: int) -> mmap.mmap:
 
 
 class Scratch:
-    """Buffers by name, for as long as one pass."""
+    """Buffers by name, for as long as one pass; of ``dtype`` where a call names no other."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, dtype: torch.dtype = torch.float32) -> None:
         self._device = device
+        self._dtype = dtype
         self._buffers: dict[str, Tensor] = {}
         self._views: dict[tuple[str, tuple[int, ...], torch.dtype], Tensor] = {}
 
-    def __call__(self, name: str, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
         """Return an uninitialised tensor. It overwrites what was handed out under the name before."""
+        dtype = dtype or self._dtype
         key = (name, shape, dtype)
         if key not in self._views:
             n_bytes = prod(shape) * dtype.itemsize
             if name not in self._buffers or len(self._buffers[name]) < n_bytes:
+                # Views of the buffer that is too small would keep it alive.
+                self._views = {seen: view for seen, view in self._views.items() if seen[0] != name}
                 self._buffers[name] = large_empty((n_bytes,), torch.uint8, self._device)
             self._views[key] = self._buffers[name][:n_bytes].view(dtype).view(shape)
         return self._views[key]

@@ -65,3 +65,4 @@ def test_a_scratch_buffer_serves_shapes_and_types_under_one_name() -> None:
     assert scratch("b", (4, 8), torch.float32).data_ptr() != first.data_ptr()
     assert scratch("a", (16,), torch.int16).data_ptr() == first.data_ptr()
     assert scratch("a", (40, 8), torch.float64).shape == (40, 8)
+    assert Scratch(CPU, torch.float64)("a", (2,)).dtype == torch.float64
