@@ -49,8 +49,9 @@ def row_chunks(x_ND: Tensor, dtype: torch.dtype, size: int | None = None) -> Ite
             if wide_pD is None:
                 converted_nD.copy_(x_nD)
             else:
-                for x_pD, converted_pD in zip(x_nD.split(_PART), converted_nD.split(_PART), strict=True):
-                    converted_pD.copy_(wide_pD[: len(x_pD)].copy_(x_pD))
+                for part in range(0, len(x_nD), _PART):
+                    x_pD = x_nD[part : part + _PART]
+                    converted_nD[part : part + _PART].copy_(wide_pD[: len(x_pD)].copy_(x_pD))
             x_nD = converted_nD
         yield slice(start, start + len(x_nD)), x_nD
 
