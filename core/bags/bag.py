@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import torch
 
+from fedpath.core.clinical.record import ClinicalRecord
+
 
 @dataclass(frozen=True, slots=True)
 class Bag:
@@ -22,6 +24,8 @@ class Bag:
     coords_are_level0: bool = True
     """False when a file gives micrometres and the slide's µm/px is unknown: `coords_N2` and `patch_size_level0` are
     then pixels at the patches' own resolution, good for distances but not for drawing on the slide."""
+    clinical: ClinicalRecord | None = None
+    """Of the patient, where the hospital has any."""
 
     def __len__(self) -> int:
         """Return N, the number of patches."""

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
+from fedpath.core.config.clinical import ClinicalSchema
 from fedpath.core.config.loading import FilePath, Section, load_toml
 from fedpath.core.config.names import Address, BindAddress, FederationName, SiteName
 
@@ -109,6 +110,7 @@ class FederationConfig(Section):
     server: ServerSection
     task: TaskSection
     features: FeaturesSection
+    clinical: ClinicalSchema | None = None
     model: ModelSection = ModelSection()
     training: TrainingSection = TrainingSection()
     aggregation: AggregationSection = AggregationSection()

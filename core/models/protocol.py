@@ -2,12 +2,14 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from fedpath.core.bags.bag import Bag
+
+Route = Literal["single-modal", "multi-modal"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,8 @@ class BagOutput:
     """The pooled representation that the slide's head sees."""
     branch_logits_KC: Tensor | None = None
     """Class scores of each branch, for models that supervise their branches."""
+    route: Route | None = None
+    """Which branch ``logits_C`` come from, for models that have one for patients with clinical data and one without."""
 
     @property
     def attention_N(self) -> Tensor:
@@ -31,6 +35,11 @@ class BagOutput:
 
 class BagModel(nn.Module, ABC):
     """A slide-level classifier. Everything else (training, exchange, reports) knows a model only through this class."""
+
+    clinical_groups: ClassVar[frozenset[str]] = frozenset()
+    """Parameter groups that only patients with clinical data train."""
+    agreed_groups: ClassVar[frozenset[str]] = frozenset()
+    """Groups that hold what the hospitals agreed on before round 1: nobody trains or sends them."""
 
     if TYPE_CHECKING:
         # nn.Module types this as Any; callers of a bag model get the output's type.
@@ -58,6 +67,11 @@ class BagModel(nn.Module, ABC):
         A site sends only the groups that it trained; each group is averaged over the sites that sent it.
         """
         return {"image": list(self.state_dict())}
+
+    def trained_groups(self, bag: Bag) -> frozenset[str]:
+        """Return the groups that a training step on ``bag`` changes."""
+        groups = frozenset(self.parameter_groups()) - self.agreed_groups
+        return groups if bag.clinical is not None else groups - self.clinical_groups
 
 
 def weighted_cross_entropy(logits_BC: Tensor, target: int, class_weights_C: Tensor | None) -> Tensor:
