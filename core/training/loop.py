@@ -48,7 +48,10 @@ class TrainResult:
     bags: int
     """Slides trained on."""
     patients: int
-    """Distinct patients trained on: the weight of this site's update."""
+    """Distinct patients trained on."""
+    patients_by_group: dict[str, int]
+    """Distinct patients that trained each parameter group: the weight of this site's part in it. Groups that nobody
+    trained are absent."""
     seconds: float
     """Wall-clock time."""
 
@@ -124,6 +127,7 @@ def train(
         loss=math.fsum(losses) / len(losses),
         bags=len(examples),
         patients=len({example.patient_id for example in examples}),
+        patients_by_group=_patients_by_group(model, examples),
         seconds=time.perf_counter() - started,
     )
 
@@ -132,6 +136,15 @@ def _groups(order: list[int], size: int) -> Iterator[list[int]]:
     """Yield ``order`` in pieces of ``size``; the last one may be smaller."""
     for start in range(0, len(order), size):
         yield order[start : start + size]
+
+
+def _patients_by_group(model: BagModel, examples: Sequence[Example]) -> dict[str, int]:
+    """Return how many distinct patients have a bag that trains each group; one such bag is enough."""
+    patients: dict[str, set[str]] = {}
+    for example in examples:
+        for group in model.trained_groups(example.bag):
+            patients.setdefault(group, set()).add(example.patient_id)
+    return {group: len(patients[group]) for group in sorted(patients)}
 
 
 def class_weights(examples: Sequence[Example]) -> Tensor:

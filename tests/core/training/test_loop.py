@@ -2,15 +2,20 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
 from fedpath.core.bags import Bag
+from fedpath.core.clinical.record import ClinicalRecord
+from fedpath.core.clinical.standard import Standard
 from fedpath.core.cohort import Example
+from fedpath.core.config.clinical import ClinicalSchema, NumberField
 from fedpath.core.errors import ConfigError
 from fedpath.core.models import BagModel, build_model
+from fedpath.core.models.multimodal.bd import Bd, BdOptions
 from fedpath.core.training import TrainSettings, class_weights, evaluate, learning_rate_at, predict, train
 
 WIDTH = 8
@@ -118,6 +123,42 @@ def test_learns_what_there_is_to_learn() -> None:
     assert after.loss < before.loss
     assert (result.bags, result.patients) == (40, 20)
     assert not model.training
+
+
+def test_one_group_is_trained_by_every_patient() -> None:
+    result = train(make_model(), make_examples(7), TrainSettings(1, 1e-3), seed=0)
+    assert result.patients_by_group == {"image": 4}  # of seven bags
+
+
+def test_patients_are_counted_for_each_group_that_they_trained() -> None:
+    schema = ClinicalSchema(
+        fields={"age": NumberField(type="number", unit="years", minimum=0, maximum=120, outcome_derived=False)}
+    )
+    record = ClinicalRecord(torch.tensor([50.0], dtype=torch.float64), torch.tensor([True]))
+    # The patients have bags 0 and 2, 1 and 3, 4, 5, 6. The first has a record with one of two bags, and the last has one.
+    examples = [
+        replace(example, bag=replace(example.bag, clinical=record if index in (2, 6) else None))
+        for index, example in enumerate(make_examples(7))
+    ]
+
+    def trained(standard: Standard) -> tuple[dict[str, int], set[str]]:
+        """The counts, and the groups of the parameters that training changed."""
+        model = Bd(build_model("abmil", width=WIDTH, n_classes=2, seed=0), WIDTH // 2, 2, BdOptions(), schema)
+        model.use_standard(standard)
+        before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+        counts = train(model, examples, TrainSettings(1, 1e-3), seed=0).patients_by_group
+        groups = model.parameter_groups().items()
+        return counts, {
+            group for group, names in groups for name in names if model.state_dict()[name].ne(before[name]).any()
+        }
+
+    everybody = {"image": 5, "prompt": 5, "single_head": 5}
+    counts, changed = trained(Standard(9, {"age": 50.0}, {"age": 10.0}))
+    assert counts == {"clinical": 2, "fusion": 2, "multi_head": 2} | everybody
+    assert changed == set(counts)
+    assert list(counts) == sorted(counts)
+    # Nobody in the federation has clinical data: the records are not read.
+    assert trained(Standard(0)) == (everybody, set(everybody))
 
 
 def test_progress_counts_every_bag() -> None:
