@@ -9,10 +9,12 @@ from typing import Any
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import FederationError, RefusedError, StoppedError
 from fedpath.core.events import EventLog
-from fedpath.core.exchange.checks import check_update
+from fedpath.core.exchange.checks import Entitled, check_update
+from fedpath.core.exchange.groups import to_arrays
 from fedpath.core.exchange.messages import Evaluate, Evaluation, Finish, Metrics, Refusal, RunFacts, Train, Update
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models.own import origin_of
+from fedpath.core.models.protocol import BagModel
 from fedpath.server.aggregation import GroupMean
 from fedpath.server.conversation import Conversation, Reply, Silence
 from fedpath.server.gather import Gathered, admit, dismiss, gather
@@ -42,7 +44,7 @@ class FederatedRun:
     Args:
         config: federation.toml.
         run: its name; also that of its folder.
-        model: the global model that round 1 starts from.
+        model: as it is built from the federation's seed; round 1 starts from it.
         talk: the conversation with the sites.
         folder: where its records go.
         events: where progress is reported.
@@ -53,14 +55,15 @@ class FederatedRun:
         self,
         config: FederationConfig,
         run: str,
-        model: Arrays,
+        model: BagModel,
         talk: Conversation,
         folder: RunFolder,
         events: EventLog,
         stop: threading.Event,
     ) -> None:
         self._config, self._run, self._talk, self._folder = config, run, talk, folder
-        self._initial, self._events, self._stop = model, events, stop
+        self._model, self._events, self._stop = model, events, stop
+        self._entitled: dict[str, Entitled] = {}
         self._counted: dict[str, list[int]] = {}
         self._facts = RunFacts(
             federation=config.federation.name,
@@ -80,19 +83,20 @@ class FederatedRun:
             StoppedError: `stop` was set; likewise.
         """
         try:
-            return self._execute(self._initial)
+            return self._execute()
         except (FederationError, StoppedError) as error:
             dismiss(sorted(self._talk.online()), f"the run has ended early: {error.message}", self._facts, self._talk)
             raise
 
-    def _execute(self, model: Arrays) -> dict[str, Any]:
+    def _execute(self) -> dict[str, Any]:
         gathered = gather(self._config, self._facts, self._talk, self._events, self._stop)
-        self._folder.start(self._run, gathered.accepted, gathered.refused)
+        self._take_part(gathered)
+        model = to_arrays(self._model)
         best = Best(model)
         rounds = self._config.training.rounds
         for round_ in range(1, rounds + 1):
             if round_ > 1 and admit(gathered, self._config, self._facts, self._talk, self._events, self._stop):
-                self._folder.start(self._run, gathered.accepted, gathered.refused)
+                self._take_part(gathered)
             model, manifest = self._round(round_, model, sorted(gathered.accepted), best)
             self._folder.keep_round(manifest)
             self._folder.keep_model("last", model, round_=round_)
@@ -105,6 +109,18 @@ class FederatedRun:
         self._say_goodbye(best, sites)
         self._events.emit("run_finished", run=self._run, best_round=best.round, auc=best.auc)
         return summary
+
+    def _take_part(self, gathered: Gathered) -> None:
+        """Note what each site that takes part may send, and keep who does."""
+        self._entitled = {
+            site: Entitled(
+                description.patients["train"] or 0,
+                clinical_groups=self._model.clinical_groups,
+                agreed_groups=self._model.agreed_groups,
+            )
+            for site, description in gathered.accepted.items()
+        }
+        self._folder.start(self._run, gathered.accepted, gathered.refused)
 
     def _round(self, round_: int, model: Arrays, sites: list[str], best: Best) -> tuple[Arrays, RoundManifest]:
         """Send the model, take the updates in, return their mean and the round's manifest."""
@@ -171,6 +187,7 @@ class FederatedRun:
                         reference=model,
                         round_=round_,
                         base=base,
+                        entitled=self._entitled[reply.site],
                         max_norm=self._config.aggregation.max_update_norm,
                     )
                 except RefusedError as error:

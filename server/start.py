@@ -8,7 +8,6 @@ from typing import Any
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import ConfigError
 from fedpath.core.events import EventLog
-from fedpath.core.exchange.groups import to_arrays
 from fedpath.core.training.alone import initial_model
 from fedpath.server.conversation import Conversation
 from fedpath.server.flower import FlowerServer
@@ -37,7 +36,7 @@ def start(
         FederationError: the run could not go on.
     """
     # Built first: an unknown model or option is found before any hospital is asked to wait.
-    model = to_arrays(initial_model(config))
+    model = initial_model(config)
     credentials = load_server_credentials(config.server.credentials, config.federation.sites)
     host, _, port = (config.server.listen or config.server.address).rpartition(":")
     listener = Listener(host=host, port=int(port), certificate=credentials.certificate, key=credentials.key)

@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 from importlib.metadata import version
 
+import numpy as np
 import torch
 
 from fedpath.client.agent.contract import contract_of
@@ -135,16 +136,33 @@ class Worker:
             progress=progress,
         )
         self._events.emit("trained", round=order.round, loss=result.loss, seconds=result.seconds)
-        trained = to_arrays(model)
+        trained = to_arrays(model, result.patients_by_group)
+        patients = self._that_may_leave(trained, arrays, result.patients_by_group)
         update = Update(
             round=order.round,
             base=order.base,
-            patients=dict.fromkeys(sorted({group_of(name) for name in trained}), result.patients),
+            patients=patients,
             training_loss=result.loss,
             validation=validation,
             seconds=result.seconds,
         )
-        return update, trained
+        return update, {name: array for name, array in trained.items() if group_of(name) in patients}
+
+    def _that_may_leave(self, trained: Arrays, came: Arrays, patients_by_group: dict[str, int]) -> dict[str, int]:
+        """Return the groups to send, each with the patients that trained it.
+
+        A group that is still as it came, such as the head of a branch whose loss is switched off, was trained by
+        nobody; one that fewer patients trained than the policy lets the hospital state stays here.
+        """
+        changed = {group_of(name) for name, array in trained.items() if not np.array_equal(array, came[name])}
+        smallest = self._config.policy.min_patients
+        leaving = {group: n for group, n in patients_by_group.items() if group in changed and n >= smallest}
+        if not leaving:
+            raise RefusedError(
+                f"site {self._config.site.name} refuses: training changed nothing that it may send",
+                remedy="is training.learning_rate far too small, or does the model need clinical data that is not here?",
+            )
+        return leaving
 
     def _evaluate(self, order: Evaluate, arrays: Arrays) -> Evaluation:
         model = self._model(order.facts, arrays, order.base)

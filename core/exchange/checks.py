@@ -1,5 +1,7 @@
 """What an update must satisfy before it counts. A bad one is refused by name and the round goes on."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from fedpath.core.errors import RefusedError
@@ -8,8 +10,43 @@ from fedpath.core.exchange.messages import Update
 from fedpath.core.exchange.wire import Arrays
 
 
+@dataclass(frozen=True, slots=True)
+class Entitled:
+    """What a site's update may hold, by the model and by what the site described before it was accepted."""
+
+    patients: int
+    """Training patients."""
+    with_clinical: int = 0
+    """Of them, those with clinical data that the federation has agreed on; 0 where it has agreed on none."""
+    clinical_groups: frozenset[str] = frozenset()
+    agreed_groups: frozenset[str] = frozenset()
+    """See ``BagModel``."""
+
+    def fault_of(self, group: str, patients: int) -> str | None:
+        """Say what is wrong with a group that ``patients`` patients are said to have trained; None if nothing is."""
+        if group in self.agreed_groups:
+            return f"it sends group {group}, which holds what the hospitals agreed on and nobody trains"
+        if patients < 1:
+            return f"group {group} was trained on {patients} patients"
+        clinical = group in self.clinical_groups
+        if clinical and self.with_clinical == 0:
+            return f"it sends group {group}, which only patients with clinical data train, and described none"
+        if patients > (described := self.with_clinical if clinical else self.patients):
+            what = "patients with clinical data" if clinical else "patients"
+            return f"group {group} was trained on {patients} {what}, it described {described}"
+        return None
+
+
 def check_update(
-    site: str, header: Update, arrays: Arrays, *, reference: Arrays, round_: int, base: str, max_norm: float | None
+    site: str,
+    header: Update,
+    arrays: Arrays,
+    *,
+    reference: Arrays,
+    round_: int,
+    base: str,
+    entitled: Entitled,
+    max_norm: float | None,
 ) -> None:
     """Check an update against the global model it must have started from.
 
@@ -20,6 +57,7 @@ def check_update(
         reference: the global model of this round; names, shapes and types must be the same.
         round_: the open round.
         base: hash of ``reference``.
+        entitled: the groups that this site can have trained, and on how many patients at most.
         max_norm: largest allowed Euclidean norm of (update - reference); None for no limit.
 
     Raises:
@@ -42,9 +80,9 @@ def check_update(
     if not groups or groups != header.patients.keys():
         raise refuse(f"it counts patients for {sorted(header.patients)} but sends {sorted(groups)}")
     for group, patients in header.patients.items():
-        if patients < 1:
-            raise refuse(f"group {group} was trained on {patients} patients")
-    squares = 0.0
+        if fault := entitled.fault_of(group, patients):
+            raise refuse(fault)
+    squares, unmoved = 0.0, set(groups)
     for name, array in arrays.items():
         wanted = reference[name]
         if array.dtype != wanted.dtype or array.shape != wanted.shape:
@@ -54,5 +92,9 @@ def check_update(
         if not np.isfinite(square):
             raise refuse(f"{name} holds NaN or infinite values")
         squares += square
+        if square > 0:
+            unmoved.discard(group_of(name))
+    if unmoved:
+        raise refuse(f"group {min(unmoved)} is that of the global model: it was not trained")
     if max_norm is not None and squares**0.5 > max_norm:
         raise refuse(f"its change has norm {squares**0.5:.3g}, the limit is {max_norm:.3g}")

@@ -1,12 +1,13 @@
 """Every reason for which an update does not count."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fedpath.core.errors import RefusedError
-from fedpath.core.exchange.checks import check_update
+from fedpath.core.exchange.checks import Entitled, check_update
 from fedpath.core.exchange.messages import Metrics, Update
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 
@@ -15,15 +16,22 @@ REFERENCE: Arrays = {
     "image/bias": np.zeros(2, dtype=np.float32),
     "clinical/weight": np.ones(4, dtype=np.float32),
     "norm/scale": np.array(1, dtype=np.float32),
+    "standard/mean": np.array([5], dtype=np.float32),
 }
 BASE = hash_arrays(REFERENCE)
+# What the site described: 40 training patients, 12 of them with clinical data.
+ENTITLED = Entitled(40, 12, clinical_groups=frozenset({"clinical"}), agreed_groups=frozenset({"standard"}))
 
 
 def trained(*groups: str) -> Arrays:
-    """The reference after training, of some groups; image/weight moved by (3, 4, 0, ...): its change has norm 5."""
+    """The reference after training, of some groups; the change of image has norm 5, of clinical 12, of norm 84."""
     arrays = {name: array.copy() for name, array in REFERENCE.items() if name.partition("/")[0] in groups}
     if "image" in groups:
         arrays["image/weight"][0, :2] += [3, 4]
+    if "clinical" in groups:
+        arrays["clinical/weight"][0] += 12
+    if "norm" in groups:
+        arrays["norm/scale"] += 84
     return arrays
 
 
@@ -33,15 +41,16 @@ def check(
     *,
     round_: int = 2,
     base: str = BASE,
+    entitled: Entitled = ENTITLED,
     max_norm: float | None = None,
 ) -> None:
     if patients is None:
         patients = {name.partition("/")[0]: 10 for name in arrays}
     header = Update(round=round_, base=base, patients=patients, training_loss=0.5, validation=Metrics(), seconds=1.0)
-    check_update("B", header, arrays, reference=REFERENCE, round_=2, base=BASE, max_norm=max_norm)
+    check_update("B", header, arrays, reference=REFERENCE, round_=2, base=BASE, entitled=entitled, max_norm=max_norm)
 
 
-def refusal(arrays: Arrays, patients: dict[str, int] | None = None, **changes: int | str | float) -> str:
+def refusal(arrays: Arrays, patients: dict[str, int] | None = None, **changes: int | str | float | Entitled) -> str:
     with pytest.raises(RefusedError) as caught:
         check(arrays, patients, **changes)  # type: ignore[arg-type]
     start = "site B, round 2: update refused: "
@@ -52,8 +61,8 @@ def refusal(arrays: Arrays, patients: dict[str, int] | None = None, **changes: i
 
 def test_a_good_update_passes() -> None:
     check(trained("image", "clinical", "norm"))
-    check(trained("image", "clinical", "norm"), {"image": 3, "clinical": 1, "norm": 10**6})
-    check({name: array.copy() for name, array in REFERENCE.items()})  # training that changed nothing
+    check(trained("image", "clinical", "norm"), {"image": 3, "clinical": 1, "norm": 40})
+    check(trained("image", "clinical", "norm"), {"image": 40, "clinical": 12, "norm": 40})
 
 
 def test_a_site_may_send_only_the_groups_it_trained() -> None:
@@ -145,11 +154,45 @@ def test_the_largest_finite_values_are_finite() -> None:
 
 
 def test_the_norm_is_of_the_whole_change() -> None:
-    arrays = trained("image", "clinical")
-    check(arrays, max_norm=5.0)
-    arrays["clinical/weight"][0] += 12  # 5 and 12 make 13
+    check(trained("image"), max_norm=5.0)
+    arrays = trained("image", "clinical")  # 5 and 12 make 13
     check(arrays, max_norm=13.001)
     assert refusal(arrays, max_norm=12.9) == "its change has norm 13, the limit is 12.9"
+
+
+def test_what_the_hospitals_agreed_on_is_sent_by_nobody() -> None:
+    arrays = trained("image") | {"standard/mean": np.array([6], dtype=np.float32)}
+    assert refusal(arrays) == "it sends group standard, which holds what the hospitals agreed on and nobody trains"
+    arrays["standard/mean"] = REFERENCE["standard/mean"].copy()  # unchanged as well
+    assert "sends group standard" in refusal(arrays)
+
+
+def test_a_clinical_group_of_a_site_without_clinical_data_is_refused() -> None:
+    without = replace(ENTITLED, with_clinical=0)
+    check(trained("image", "norm"), entitled=without)
+    assert refusal(trained("image", "clinical"), entitled=without) == (
+        "it sends group clinical, which only patients with clinical data train, and described none"
+    )
+
+
+def test_counts_above_what_was_described_are_refused() -> None:
+    assert refusal(trained("image", "clinical"), {"image": 40, "clinical": 13}) == (
+        "group clinical was trained on 13 patients with clinical data, it described 12"
+    )
+    assert refusal(trained("image"), {"image": 41}) == "group image was trained on 41 patients, it described 40"
+
+
+@pytest.mark.parametrize("group", ["image", "clinical", "norm"])
+def test_a_group_that_was_not_trained_is_refused(group: str) -> None:
+    arrays = trained("image", "clinical", "norm")
+    arrays |= {name: array.copy() for name, array in REFERENCE.items() if name.startswith(group)}
+    assert refusal(arrays) == f"group {group} is that of the global model: it was not trained"
+
+
+def test_one_number_that_moved_is_training() -> None:
+    arrays = trained("image") | {"clinical/weight": REFERENCE["clinical/weight"].copy()}
+    arrays["clinical/weight"][3] = np.nextafter(np.float32(1), np.float32(2))
+    check(arrays)
 
 
 def test_checking_changes_nothing() -> None:
