@@ -104,7 +104,7 @@ def _differences(before: Any, now: Any, name: str = "") -> list[str]:
     if before == now:
         return []
     if name == "examples_sha256":
-        return ["its slides, labels, splits or features were others"]
+        return ["its slides, labels, splits, features or clinical data were others"]
     return [f"{name} was {json.dumps(before)}, now {json.dumps(now)}"]
 
 

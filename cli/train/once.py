@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from fedpath.cli.train.predictions import Prediction, arrays, predictions_of, write_predictions
+from fedpath.cli.train.predictions import ROUTES, Prediction, arrays, predictions_of, write_predictions
 from fedpath.cli.train.progress import TrainingProgress
 from fedpath.cli.train.trackers import Tracking, track, track_figures
 from fedpath.core.cohort import Example, Split
@@ -100,9 +100,9 @@ def train_once(
         if examples["test"]:
             model = initial_model(federation)
             model.load_state_dict(result.best_state)
-            metrics, probabilities_BC = examine(model, examples["test"], job.device)
-            predictions = predictions_of(examples["test"], probabilities_BC, fold)
-            test = {"loss": metrics.loss} | assess(predictions, federation.federation.seed)
+            examined = examine(model, examples["test"], job.device)
+            predictions = predictions_of(examples["test"], examined, fold)
+            test = {"loss": examined.metrics.loss} | assess(predictions, federation.federation.seed)
             values = {f"test/{name}": figure["value"] for name, figure in figures_in(test).items()}
             track_figures(trackers, values, result.best_epoch)
     metadata = model_metadata(
@@ -127,7 +127,18 @@ def train_once(
 
 
 def assess(predictions: Sequence[Prediction], seed: int) -> dict[str, Any]:
-    """Return slides, patients and every figure with its interval, as metrics.json has them."""
+    """Return slides, patients and every figure with its interval, as metrics.json has them.
+
+    Of a model with branches also ``branches``: the same of the patients that went by each, None where nobody did.
+    """
+    figures = _assess(predictions, seed)
+    if all(one.route is None for one in predictions):
+        return figures
+    by_route = {route: [one for one in predictions if one.route == route] for route in ROUTES}
+    return figures | {"branches": {route: _assess(part, seed) if part else None for route, part in by_route.items()}}
+
+
+def _assess(predictions: Sequence[Prediction], seed: int) -> dict[str, Any]:
     targets_B, probabilities_BC, patients = arrays(predictions)
     intervals = bootstrap(targets_B, probabilities_BC, patients, seed=seed)
     return {"slides": len(predictions), "patients": len(set(patients))} | {

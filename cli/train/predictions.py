@@ -5,6 +5,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,8 +14,11 @@ from fedpath.cli.train.data import site_and_patient
 from fedpath.core.cohort import Example
 from fedpath.core.errors import DataError
 from fedpath.core.files import write_text
+from fedpath.core.models.protocol import Route
+from fedpath.core.training import Examined
 
 _COLUMNS = ("site", "patient_id", "slide_id", "fold", "label")
+ROUTES: tuple[Route, ...] = get_args(Route)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +31,8 @@ class Prediction:
     fold: int | None
     target: int
     probabilities: tuple[float, ...]
+    route: Route | None = None
+    """The branch that the slide went by, of a model that has two."""
 
     @property
     def person(self) -> str:
@@ -34,13 +40,11 @@ class Prediction:
         return f"{self.site}:{self.patient}"
 
 
-def predictions_of(
-    examples: Sequence[Example], probabilities_BC: NDArray[np.float64], fold: int | None
-) -> list[Prediction]:
-    """Return the predictions for examples from their class probabilities (B, C)."""
+def predictions_of(examples: Sequence[Example], examined: Examined, fold: int | None) -> list[Prediction]:
+    """Return the predictions for examples from what a model said about them."""
     return [
-        Prediction(*site_and_patient(example), example.slide_id, fold, example.target, tuple(map(float, row)))
-        for example, row in zip(examples, probabilities_BC, strict=True)
+        Prediction(*site_and_patient(example), example.slide_id, fold, example.target, tuple(map(float, row)), route)
+        for example, row, route in zip(examples, examined.probabilities_BC, examined.routes, strict=True)
     ]
 
 
@@ -54,30 +58,50 @@ def arrays(predictions: Sequence[Prediction]) -> tuple[NDArray[np.int64], NDArra
 
 
 def write_predictions(path: Path, predictions: Sequence[Prediction], labels: Sequence[str]) -> None:
-    """Write one row a slide; the probabilities with all their digits."""
+    """Write one row a slide; the probabilities with all their digits; ``branch`` if the model has any."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*_COLUMNS, *(f"probability_{label}" for label in labels)])
+    is_routed = any(one.route is not None for one in predictions)
+    writer.writerow(_header(labels, is_routed))
     for one in predictions:
         fold = "" if one.fold is None else one.fold
-        writer.writerow([one.site, one.patient, one.slide, fold, labels[one.target], *map(repr, one.probabilities)])
+        branch = [one.route] if is_routed else []
+        writer.writerow(
+            [one.site, one.patient, one.slide, fold, labels[one.target], *branch, *map(repr, one.probabilities)]
+        )
     write_text(path, text.getvalue())
 
 
 def read_predictions(path: Path, labels: Sequence[str]) -> list[Prediction]:
-    """Read what ``write_predictions`` wrote.
+    """Read what ``write_predictions`` wrote, with the column `branch` or without it.
 
     Raises:
         DataError: somebody changed the file.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
-            rows = list(csv.reader(file))[1:]
-        return [
-            Prediction(site, patient, slide, int(fold), list(labels).index(label), tuple(map(float, probabilities)))
-            for site, patient, slide, fold, label, *probabilities in rows
-        ]
+            header, *rows = csv.reader(file)
+        if header not in (_header(labels, False), _header(labels, True)):
+            raise ValueError("its columns are others")
+        return [_prediction(dict(zip(header, cells, strict=True)), labels) for cells in rows]
     except ValueError as error:
         raise DataError(
             f"{path}: not as it was written: {error}", remedy="remove its folder to train it again"
         ) from None
+
+
+def _prediction(row: dict[str, str], labels: Sequence[str]) -> Prediction:
+    site, patient, slide, fold, label = (row[column] for column in _COLUMNS)
+    return Prediction(
+        site,
+        patient,
+        slide,
+        int(fold),
+        list(labels).index(label),
+        tuple(float(row[f"probability_{label}"]) for label in labels),
+        ROUTES[ROUTES.index(cast(Route, row["branch"]))] if "branch" in row else None,
+    )
+
+
+def _header(labels: Sequence[str], is_routed: bool) -> list[str]:
+    return [*_COLUMNS, *(["branch"] if is_routed else []), *(f"probability_{label}" for label in labels)]

@@ -20,8 +20,9 @@ TITLES = {
 
 
 def test_lines(test: dict[str, Any]) -> list[str]:
-    """Return a line a figure."""
-    return [f"test {TITLES[name]} {_with_interval(figure, '95 % CI ')}" for name, figure in figures_in(test).items()]
+    """Return a line a figure, and a line a branch."""
+    lines = [f"test {TITLES[name]} {_with_interval(figure, '95 % CI ')}" for name, figure in figures_in(test).items()]
+    return lines + _branch_lines(test)
 
 
 def summary_lines(summary: dict[str, Any]) -> list[str]:
@@ -38,7 +39,19 @@ def summary_lines(summary: dict[str, Any]) -> list[str]:
         mean = "–" if over is None else f"{over['mean']:.3f} ± {over['sd']:.3f}"
         rows.append((TITLES[name], mean, _with_interval(figure)))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
-    return [f"{first:<{widths[0]}}  {second:<{widths[1]}}  {third}" for first, second, third in rows]
+    table = [f"{first:<{widths[0]}}  {second:<{widths[1]}}  {third}" for first, second, third in rows]
+    return table + _branch_lines(pooled)
+
+
+def _branch_lines(test: dict[str, Any]) -> list[str]:
+    """Say how many patients went by each branch, and how well each does; nothing of a model without branches."""
+    lines = []
+    for route, branch in test.get("branches", {}).items():
+        patients = f"{route} branch: {branch['patients'] if branch else 0} of {test['patients']} test patients"
+        figures = figures_in(branch) if branch else {}
+        named = [f"{TITLES[name]} {_with_interval(figures[name])}" for name in ("auc", "macro_f1") if name in figures]
+        lines.append(", ".join([patients, *named]))
+    return lines
 
 
 def _with_interval(figure: dict[str, float], words: str = "") -> str:

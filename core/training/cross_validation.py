@@ -64,7 +64,7 @@ def make_folds(
 
 
 def fingerprint(examples: dict[Split, list[Example]]) -> str:
-    """Return a hash of the examples: splits, slides, patients, labels, numbers of patches, features of the first patch.
+    """Return a hash of the examples: splits, slides, patients, labels, patches, clinical data.
 
     The first patch stands for all: features that were made anew in another way differ there too.
     """
@@ -73,6 +73,8 @@ def fingerprint(examples: dict[Split, list[Example]]) -> str:
         for example in part:
             entry = (split, example.patient_id, example.slide_id, example.target, len(example.bag))
             digest.update(repr(entry).encode() + example.bag.features_ND[0].double().numpy().tobytes())
+            if (record := example.bag.clinical) is not None:
+                digest.update(b"clinical" + record.values_F.numpy().tobytes() + record.present_F.numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from fedpath.core.bags.bag import Bag
 from fedpath.core.cohort.examples import Example
 from fedpath.core.errors import FedpathError
-from fedpath.core.models.protocol import BagModel, BagOutput
+from fedpath.core.models.protocol import BagModel, BagOutput, Route
 from fedpath.core.training.metrics import auc, balanced_accuracy, macro_f1
 
 
@@ -34,6 +34,17 @@ class Metrics:
     patients: int
 
 
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """What a model says about a set of slides, and how well it does."""
+
+    metrics: Metrics
+    probabilities_BC: NDArray[np.float64]
+    """Of each slide's classes."""
+    routes: tuple[Route | None, ...]
+    """The branch that each slide went by (B); None of a model without branches."""
+
+
 def predict(model: BagModel, bags: Iterable[Bag], device: torch.device | str = "cpu") -> NDArray[np.float64]:
     """Return each bag's class probabilities (B, C)."""
     with _evaluating(model, device):
@@ -43,25 +54,24 @@ def predict(model: BagModel, bags: Iterable[Bag], device: torch.device | str = "
 
 def evaluate(model: BagModel, examples: Sequence[Example], device: torch.device | str = "cpu") -> Metrics:
     """Return the metrics of ``model`` on at least one example; errors as ``examine``."""
-    return examine(model, examples, device)[0]
+    return examine(model, examples, device).metrics
 
 
-def examine(
-    model: BagModel, examples: Sequence[Example], device: torch.device | str = "cpu"
-) -> tuple[Metrics, NDArray[np.float64]]:
-    """Return the metrics of ``model`` on at least one example, and each one's class probabilities (B, C).
+def examine(model: BagModel, examples: Sequence[Example], device: torch.device | str = "cpu") -> Examined:
+    """Return the metrics of ``model`` on at least one example, and what it says about each.
 
     Raises:
         NotFiniteError: finite parameters can be so large that the outputs are not.
     """
     if not examples:
         raise ValueError("no examples to evaluate on")
-    losses, rows = [], []
+    losses, rows, routes = [], [], []
     with _evaluating(model, device):
         for example in examples:
             output = model(example.bag)
             losses.append(model.loss(output, example.target, None).item())
             rows.append(_probabilities(output))
+            routes.append(output.route)
             if not (math.isfinite(losses[-1]) and np.isfinite(rows[-1]).all()):
                 raise NotFiniteError(
                     f"the model's output for slide '{example.slide_id}' is not finite",
@@ -78,7 +88,7 @@ def examine(
         slides=len(examples),
         patients=len({example.patient_id for example in examples}),
     )
-    return metrics, probabilities_BC
+    return Examined(metrics, probabilities_BC, tuple(routes))
 
 
 @contextmanager

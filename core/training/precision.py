@@ -56,13 +56,15 @@ def forward(model: BagModel, bag: Bag, *, device: torch.device, precision: Chose
         return model(bag)
     with torch.autocast(device.type, torch.bfloat16):
         output = model(bag)
-    return dataclasses.replace(
-        output, **{field.name: _widened(getattr(output, field.name)) for field in dataclasses.fields(output)}
-    )
+    widened: BagOutput = _widened(output)
+    return widened
 
 
 def _widened(value: Any) -> Any:
-    """Return a bfloat16 tensor as float32, also inside a tuple; anything else as it is."""
+    """Return a bfloat16 tensor as float32, also inside a tuple or a model's output; anything else as it is."""
+    if isinstance(value, BagOutput):
+        fields = dataclasses.fields(value)
+        return dataclasses.replace(value, **{field.name: _widened(getattr(value, field.name)) for field in fields})
     if isinstance(value, tuple):
         return type(value)(map(_widened, value))
     return value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 else value

@@ -142,7 +142,7 @@ def test_other_slides_are_other_settings(hospitals: Path, copied: Path) -> None:
     report["settings"]["examples_sha256"] = "0" * 64
     (copied / "fold-1" / "metrics.json").write_text(json.dumps(report))
     run = train(hospitals, copied, "--folds", "3", sites="AB")
-    run.assert_error(2, "its slides, labels, splits or features were others")
+    run.assert_error(2, "its slides, labels, splits, features or clinical data were others")
 
 
 @pytest.mark.parametrize("content", ["{", "[]", "{}", '{"settings": 3}'])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fedpath.core.bags import Bag
+from fedpath.core.clinical.record import ClinicalRecord
 from fedpath.core.cohort import Example
 from fedpath.core.errors import DataError
 from fedpath.core.training.cross_validation import Fold, fingerprint, make_folds, spread
@@ -87,6 +88,11 @@ def test_the_fingerprint_sees_every_change_that_matters() -> None:
     bag = first.bag
     other_features = bag.features_ND.clone()
     other_features[0, 1] += 0.5
+
+    def with_record(values: list[float], present: list[bool]) -> str:
+        record = ClinicalRecord(torch.tensor(values, dtype=torch.float64), torch.tensor(present))
+        return changed(replace(first, bag=replace(bag, clinical=record)))
+
     before = fingerprint(parts)
     assert before == fingerprint(folds_of(make_examples())[0].examples)
     prints = [
@@ -98,6 +104,9 @@ def test_the_fingerprint_sees_every_change_that_matters() -> None:
         changed(replace(first, bag=replace(bag, features_ND=bag.features_ND[:2]))),
         fingerprint(parts | {"train": others, "validation": [*parts["validation"], first]}),
         fingerprint(folds_of(make_examples())[1].examples),
+        with_record([61.0, 0.0], [True, False]),
+        with_record([61.0, 0.0], [True, True]),
+        with_record([61.0, 1.0], [True, True]),
     ]
     assert len(set(prints)) == len(prints)
 

@@ -34,10 +34,11 @@ def make_examples(n: int) -> list[Example]:
 
 @dataclass(frozen=True, slots=True)
 class WideOutput(BagOutput):
-    """A model's own output, with a tuple, a whole number and nothing."""
+    """A model's own output, with a tuple, a whole number, another model's output and nothing."""
 
     parts: tuple[Tensor, ...] = ()
     picked_N: Tensor | None = None
+    inner: BagOutput | None = None
 
 
 class Watched(BagModel):
@@ -53,13 +54,20 @@ class Watched(BagModel):
         self.seen["product"] = logits_NC.dtype
         attention_KN = torch.full((1, len(bag)), 1 / len(bag), dtype=logits_NC.dtype)
         return WideOutput(
-            logits_NC.mean(dim=0), attention_KN, logits_NC[0], parts=(logits_NC,), picked_N=torch.arange(3)
+            logits_NC.mean(dim=0),
+            attention_KN,
+            logits_NC[0],
+            parts=(logits_NC,),
+            picked_N=torch.arange(3),
+            inner=BagOutput(logits_NC[0], attention_KN, logits_NC[0]),
         )
 
     def loss(self, output: BagOutput, target: int, class_weights_C: Tensor | None = None) -> Tensor:
         assert isinstance(output, WideOutput)
         assert output.picked_N is not None
+        assert output.inner is not None
         self.seen["output"] = {output.logits_C.dtype, output.attention_KN.dtype, output.parts[0].dtype}
+        self.seen["inner"] = {output.inner.logits_C.dtype, output.inner.slide_vector_L.dtype}
         self.seen["whole"] = output.picked_N.dtype
         self.seen["autocast in loss"] = torch.is_autocast_enabled("cpu")
         loss = weighted_cross_entropy(output.logits_C[None], target, class_weights_C)
@@ -95,6 +103,7 @@ def test_products_are_bfloat16_and_all_else_float32() -> None:
     assert model.seen == {
         "product": torch.bfloat16,
         "output": {torch.float32},
+        "inner": {torch.float32},
         "whole": torch.int64,
         "autocast in loss": False,
         "loss": torch.float32,
