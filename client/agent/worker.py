@@ -160,7 +160,8 @@ class Worker:
         if not leaving:
             raise RefusedError(
                 f"site {self._config.site.name} refuses: training changed nothing that it may send",
-                remedy="is training.learning_rate far too small, or does the model need clinical data that is not here?",
+                remedy="does the model need clinical data that is not here, or is training.learning_rate in "
+                "federation.toml far too small?",
             )
         return leaving
 
