@@ -44,12 +44,14 @@ def list_models(width: Width = 1024, classes: Classes = 2) -> None:
 
     for info in available_models():
         count = count_parameters(info.name, width=width, n_classes=classes)
-        add(info.name, f"{count:,}", info.summary, f"{info.source} · needs {info.needs}")
+        marked = f"{count:,}{'*' if info.uses_clinical else ''}"
+        add(info.name, marked, info.summary, f"{info.source} · needs {info.needs}")
     for own in own_models():
         add(own.name, "–", "own model of an installed package", f"{own.target} of {own.origin}")
     console = Console()
     console.print(table)
     console.print(f"\nParameters are those of {width} features and {classes} labels (--width, --classes).")
+    console.print(f"* with clinical data of {_nominal()}: [clinical] of federation.toml says which it is built for.")
     console.print("The options of a model: fedpath models show NAME")
 
 
@@ -67,7 +69,7 @@ def show(
     from rich.table import Table
 
     from fedpath.core.models.own import find_own
-    from fedpath.core.models.registry import available_models, build_model
+    from fedpath.core.models.registry import NOMINAL_CLINICAL, available_models, build_model
 
     info = next((info for info in available_models() if info.name == name), None)
     own = find_own(name)
@@ -84,9 +86,10 @@ def show(
     if required:
         count = "known once the required options are set"
     else:
-        model = build_model(name, width=width, n_classes=classes, seed=0)
+        model = build_model(name, width=width, n_classes=classes, seed=0, clinical=NOMINAL_CLINICAL)
         count = f"{sum(parameter.numel() for parameter in model.parameters()):,}"
-    facts["parameters"] = f"{count} ({width} features, {classes} labels)"
+    clinical = f", clinical data of {_nominal()}" if info is not None and info.uses_clinical else ""
+    facts["parameters"] = f"{count} ({width} features, {classes} labels{clinical})"
     console = Console()
     heading = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     for fact, text in facts.items():
@@ -95,6 +98,13 @@ def show(
     console.print(heading)
     console.print()
     console.print(table if table.row_count else "It has no options.")
+
+
+def _nominal() -> str:
+    """Say for which clinical fields models are built and counted here, where no federation declares any."""
+    from fedpath.core.models.registry import NOMINAL_CLINICAL
+
+    return ", ".join(f"a {field.type}" for field in NOMINAL_CLINICAL.fields.values())
 
 
 def _add_options(table: Any, own: OwnModel) -> bool:

@@ -61,7 +61,7 @@ class Acmil(BagModel):
     def __init__(self, width: int, n_classes: int, options: AcmilOptions) -> None:
         super().__init__()
         self.options = options
-        inner = options.inner or paired_inner(width)
+        self.slide_width = inner = options.inner or paired_inner(width)
         self.input_norm = input_norm(options.input_norm, width)
         self.reduce = nn.Linear(width, inner, bias=False)
         # tanh half and sigmoid half of the gate in one matrix: one product instead of two.

@@ -63,7 +63,7 @@ class AcmilMha(BagModel):
     def __init__(self, width: int, n_classes: int, options: AcmilMhaOptions) -> None:
         super().__init__()
         self.options = options
-        inner = options.inner or -(-paired_inner(width) // _HEADS) * _HEADS
+        self.slide_width = inner = options.inner or -(-paired_inner(width) // _HEADS) * _HEADS
         n_branches = options.n_branches
         self.input_norm = input_norm(options.input_norm, width)
         self.reduce = nn.Linear(width, inner, bias=False)

@@ -10,34 +10,46 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from fedpath.core.config.clinical import ClinicalSchema
 from fedpath.core.config.federation import FeaturesSection, ModelSection
 from fedpath.core.errors import ConfigError, DataError
 from fedpath.core.files import write_bytes
 from fedpath.core.models.own import GROUP, find_own, origin_of
 from fedpath.core.models.protocol import BagModel
-from fedpath.core.models.registry import build_model
+from fedpath.core.models.registry import build_model, uses_clinical
 
 REQUIRED = ("name", "width", "n_classes", "options", "labels")
-"""Metadata keys without which a model cannot be rebuilt; ``options`` and ``labels`` are JSON."""
+"""Metadata keys without which a model cannot be rebuilt; ``options`` and ``labels`` are JSON. A model that reads clinical
+data also needs ``clinical``, the JSON of its fields."""
 
 
 def model_metadata(
-    federation: str, model: ModelSection, features: FeaturesSection, labels: Sequence[str]
+    federation: str,
+    model: ModelSection,
+    features: FeaturesSection,
+    labels: Sequence[str],
+    clinical: ClinicalSchema | None = None,
 ) -> dict[str, str]:
     """Return what the checkpoint of a federation's model must say, for ``save_model``.
 
+    ``clinical`` stands in it for a model that reads clinical data: the federation's fields, as JSON in their order.
     ``package`` stands in it for a model of another package than fedpath: its name and version.
     """
     origin = origin_of(model.name)
-    return {
-        "name": model.name,
-        "width": str(features.width),
-        "n_classes": str(len(labels)),
-        "options": json.dumps(model.options, sort_keys=True),
-        "labels": json.dumps(list(labels)),
-        "federation": federation,
-        "encoder": features.encoder,
-    } | ({} if origin is None else {"package": origin})
+    fields = clinical if uses_clinical(model.name) else None
+    return (
+        {
+            "name": model.name,
+            "width": str(features.width),
+            "n_classes": str(len(labels)),
+            "options": json.dumps(model.options, sort_keys=True),
+            "labels": json.dumps(list(labels)),
+            "federation": federation,
+            "encoder": features.encoder,
+        }
+        | ({} if fields is None else {"clinical": fields.model_dump_json()})
+        | ({} if origin is None else {"package": origin})
+    )
 
 
 def save_model(path: Path, model_state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
@@ -89,6 +101,7 @@ def load_model(path: Path) -> tuple[BagModel, dict[str, str]]:
             n_classes=int(metadata["n_classes"]),
             options=json.loads(metadata["options"]),
             seed=0,
+            clinical=ClinicalSchema.model_validate_json(metadata["clinical"]) if "clinical" in metadata else None,
         )
         model.load_state_dict(state)
     except (ConfigError, RuntimeError, TypeError, ValueError) as error:

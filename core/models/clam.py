@@ -75,6 +75,7 @@ class Clam(BagModel):
         super().__init__()
         self.options = options
         inner = options.inner or paired_inner(width)
+        self.slide_width = n_branches * inner
         self.input_norm = input_norm(options.input_norm, width)
         self.reduce = nn.Linear(width, inner)
         self.dropout = nn.Dropout(options.dropout)

@@ -54,6 +54,7 @@ class Dsmil(BagModel):
 
     def __init__(self, width: int, n_classes: int, options: DsmilOptions) -> None:
         super().__init__()
+        self.slide_width = n_classes * width
         self.input_norm = input_norm(options.input_norm, width)
         # W_0 above W_1: one product with the features instead of two.
         self.instance_and_hidden = nn.Linear(width, n_classes + options.attention)

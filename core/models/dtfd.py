@@ -97,7 +97,7 @@ class Dtfd(BagModel):
     def __init__(self, width: int, n_classes: int, options: DtfdOptions) -> None:
         super().__init__()
         self.pseudo_bags = options.pseudo_bags
-        inner = options.inner or paired_inner(width)
+        self.slide_width = inner = options.inner or paired_inner(width)
         self.input_norm = input_norm(options.input_norm, width)
         self.reduce = nn.Linear(width, inner, bias=False)
         self.dropout = nn.Dropout(options.dropout)

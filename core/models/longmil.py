@@ -94,6 +94,7 @@ class LongMil(BagModel):
                 remedy=f"take inner = {math.ceil(inner / heads) * heads}, or other heads",
             )
         self.options = options
+        self.slide_width = inner
         self.input_norm = input_norm(options.input_norm, width)
         self.embed = nn.Linear(width, options.inner)
         self.blocks = nn.ModuleList(_Block(options) for _ in range(options.local_blocks + 1))

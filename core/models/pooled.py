@@ -42,7 +42,7 @@ class Pooled(BagModel):
     def __init__(self, width: int, n_classes: int, options: PooledOptions) -> None:
         super().__init__()
         self.options = options
-        inner = options.inner or paired_inner(width)
+        self.slide_width = inner = options.inner or paired_inner(width)
         self.input_norm = input_norm(options.input_norm, width)
         self.reduce = nn.Linear(width, inner)
         self.slide_head = nn.Linear(inner, n_classes)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
@@ -40,6 +41,8 @@ class BagModel(nn.Module, ABC):
     """Parameter groups that only patients with clinical data train."""
     agreed_groups: ClassVar[frozenset[str]] = frozenset()
     """Groups that hold what the hospitals agreed on before round 1: nobody trains or sends them."""
+    slide_width: int = 0
+    """L, the width of ``slide_vector_L``; 0 where a model does not say it beforehand, and can be no encoder."""
 
     if TYPE_CHECKING:
         # nn.Module types this as Any; callers of a bag model get the output's type.
@@ -70,8 +73,13 @@ class BagModel(nn.Module, ABC):
 
     def trained_groups(self, bag: Bag) -> frozenset[str]:
         """Return the groups that a training step on ``bag`` changes."""
-        groups = frozenset(self.parameter_groups()) - self.agreed_groups
+        groups = self.trainable_groups
         return groups if bag.clinical is not None else groups - self.clinical_groups
+
+    @cached_property
+    def trainable_groups(self) -> frozenset[str]:
+        """The groups that some bag may train."""
+        return frozenset(self.parameter_groups()) - self.agreed_groups
 
 
 def weighted_cross_entropy(logits_BC: Tensor, target: int, class_weights_C: Tensor | None) -> Tensor:

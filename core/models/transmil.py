@@ -71,6 +71,7 @@ class TransMil(BagModel):
                 f"model.options.inner = {inner}: not a multiple of heads = {options.heads}",
                 remedy=f"take inner = {math.ceil(inner / options.heads) * options.heads}, or other heads",
             )
+        self.slide_width = inner
         self.input_norm = input_norm(options.input_norm, width)
         self.reduce = nn.Linear(width, inner)
         self.class_token_1L = nn.Parameter(torch.randn(1, inner))

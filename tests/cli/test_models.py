@@ -7,6 +7,7 @@ from command import fedpath
 from own_package import installed, write_package
 
 from fedpath.core.models import available_models, build_model
+from fedpath.core.models.registry import NOMINAL_CLINICAL
 
 
 @pytest.mark.parametrize("columns", ["80", "120"])
@@ -16,13 +17,14 @@ def test_lists_every_model_with_size_source_and_needs(columns: str) -> None:
     assert max(map(len, run.out.splitlines())) <= int(columns)
     text = " ".join(run.out.split())
     for info in available_models():
-        model = build_model(info.name, width=1024, n_classes=2, seed=0)
+        model = build_model(info.name, width=1024, n_classes=2, seed=0, clinical=NOMINAL_CLINICAL)
         assert f"{info.name} {sum(p.numel() for p in model.parameters()):,}" in text
     # A wrapped row stands under its own column.
     for info in available_models():
         for words in (info.summary, info.source, info.needs):
             assert all(word in run.out for word in words.split())
     assert "those of 1024 features and 2 labels" in text
+    assert "* with clinical data of a number, a category, a binary" in text
 
 
 def test_counts_parameters_for_the_features_and_labels_asked_about() -> None:
