@@ -1,17 +1,25 @@
-"""``[clinical]`` of federation.toml: which clinical fields the federation's models may read, and how they are coded.
+"""``[clinical]`` of both files: federation.toml says what there may be and how it is coded, site.toml where it is.
 
-The schema holds for all hospitals; each maps its own columns and words to it in site.toml. A field's order here is its
+The schema holds for all hospitals; each maps its own columns and words to it. A field's order in the schema is its
 place in the model.
 """
 
-from typing import Annotated, Literal, Self
+import re
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
-from fedpath.core.config.loading import Section
+from fedpath.core.config.loading import FilePath, Section
 
 FieldName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_\-]{0,62}$")]
-Word = Annotated[str, Field(min_length=1, max_length=200)]
+Word = Annotated[str, Field(min_length=1, max_length=200, pattern=r"\S")]
+
+
+def plain(word: str) -> str:
+    """Return what two words share when they are the same: case, spaces around and a spreadsheet's ".0" do not count."""
+    word = " ".join(word.split()).casefold()
+    return re.sub(r"^(-?[0-9]+)(?:\.0+|,0)$", r"\1", word)
 
 
 class _Declared(Section):
@@ -19,6 +27,17 @@ class _Declared(Section):
 
     outcome_derived: bool
     """Whether the value is only known from the outcome that is predicted, or after it: such a field is refused."""
+
+    @field_validator("outcome_derived")
+    @classmethod
+    def _does_not_tell_the_outcome(cls, outcome_derived: bool) -> bool:
+        if outcome_derived:
+            raise PydanticCustomError(
+                "outcome_derived",
+                "this field is derived from the outcome, and a model that reads it is told what it should predict",
+                {"remedy": "take the field out of federation.toml; the hospitals may keep the column"},
+            )
+        return outcome_derived
 
 
 class NumberField(_Declared):
@@ -38,7 +57,7 @@ class NumberField(_Declared):
 
 
 def _no_word_twice(words: list[str]) -> list[str]:
-    if len({word.casefold() for word in words}) != len(words):
+    if len({plain(word) for word in words}) != len(words):
         raise ValueError("a word is listed twice")
     return words
 
@@ -60,7 +79,7 @@ class BinaryField(_Declared):
 
     @model_validator(mode="after")
     def _codes_differ(self) -> Self:
-        if self.positive.casefold() == self.negative.casefold():
+        if plain(self.positive) == plain(self.negative):
             raise ValueError("positive and negative are the same code")
         return self
 
@@ -73,15 +92,6 @@ class ClinicalSchema(Section):
 
     fields: Annotated[dict[FieldName, ClinicalField], Field(min_length=1, max_length=200)]
 
-    @model_validator(mode="after")
-    def _nothing_tells_the_outcome(self) -> Self:
-        for name, field in self.fields.items():
-            if field.outcome_derived:
-                raise ValueError(
-                    f"field '{name}' is derived from the outcome: a model that reads it is told what it should predict"
-                )
-        return self
-
 
 def words_of(field: ClinicalField) -> tuple[str, ...]:
     """Return a field's words in the order of their indices: a vocabulary, (negative, positive), none for a number."""
@@ -92,3 +102,48 @@ def words_of(field: ClinicalField) -> tuple[str, ...]:
             return field.negative, field.positive
         case NumberField():
             return ()
+
+
+def _no_code_twice(codes: dict[str, str]) -> dict[str, str]:
+    if len({plain(word) for word in codes}) != len(codes):
+        raise ValueError("a word of the hospital is listed twice: case and a final .0 make no difference")
+    return codes
+
+
+class MappedColumn(Section):
+    """Where a hospital keeps a field, and how its words or unit become the federation's."""
+
+    column: Word
+    """Heading of the column."""
+    codes: Annotated[dict[str, Word], AfterValidator(_no_code_twice)] = Field(default_factory=dict)
+    """The hospital's word → the federation's, of a category or binary field; words that are the same need none."""
+    factor: Annotated[float, Field(gt=0)] = 1.0
+    """What a number is multiplied by to be in the federation's unit."""
+
+
+def _column_alone(value: Any) -> Any:
+    """A heading on its own is short for a column without codes or factor."""
+    return {"column": value} if isinstance(value, str) else value
+
+
+class ClinicalSection(Section):
+    """A hospital's clinical table. Only the mapped columns are read."""
+
+    table: FilePath
+    """CSV or .xlsx, one patient a row; relative to site.toml."""
+    patient_column: Word = "patient_id"
+    """Heading of the column that names the patient as the manifest does."""
+    sheet: str | None = None
+    """Of an Excel file; the first when absent."""
+    decimal: Literal[".", ","] = "."
+    """What separates a number's decimals, where it is text."""
+    missing: list[str] = Field(
+        default_factory=lambda: ["", "NA", "N/A", "#N/A", "NaN", "null", "unknown", "not known", "missing", "-", "?"]
+    )
+    """Cells that mean: not known. Compared as words are; an empty cell always is."""
+    max_unusable: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Largest share of a field's filled cells that may be unusable; beyond it the mapping is taken for wrong."""
+    columns: Annotated[
+        dict[FieldName, Annotated[MappedColumn, BeforeValidator(_column_alone)]], Field(min_length=1, max_length=200)
+    ]
+    """Field of the federation → column of the table."""

@@ -3,9 +3,11 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from fedpath.core.errors import ConfigError
 
@@ -45,31 +47,99 @@ def load_toml(path: Path, schema: type[S]) -> S:
 
 def _explain(path: Path, schema: type[BaseModel], error: ValidationError) -> ConfigError:
     """Turn the first fault of a validation into one line and a remedy."""
-    fault = error.errors(include_url=False)[0]
-    location = [str(part) for part in fault["loc"]]
+    faults = error.errors(include_url=False)
+    fault = next((other for other in faults[1:] if _misspells(other, faults[0])), faults[0])
+    location, known = _written(schema, fault["loc"])
     key = ".".join(location)
     more = f"; {error.error_count() - 1} more" if error.error_count() > 1 else ""
     table = f"[{'.'.join(location[:-1])}]" if len(location) > 1 else "the top level"
+    facts = fault.get("ctx", {})
     match fault["type"]:
         case "missing":
             return ConfigError(f"{path}: key '{key}' is missing{more}", remedy=f"add '{location[-1]}' to {table}")
         case "extra_forbidden":
-            known = _keys_at(schema, location[:-1])
             near = difflib.get_close_matches(location[-1], known, n=1)
             remedy = f"did you mean '{near[0]}'?" if near else f"remove it; {table} knows: {', '.join(sorted(known))}"
             return ConfigError(f"{path}: key '{key}' is unknown{more}", remedy=remedy)
+        case "union_tag_not_found":
+            name = facts["discriminator"].strip("'")
+            return ConfigError(
+                f"{path}: key '{key}.{name}' is missing{more}", remedy=f"add '{name}' to [{key}]: {', '.join(known)}"
+            )
+        case "union_tag_invalid":
+            name = facts["discriminator"].strip("'")
+            near = difflib.get_close_matches(facts["tag"], known, n=1)
+            remedy = f"did you mean '{near[0]}'?" if near else f"use one of: {', '.join(known)}"
+            return ConfigError(f"{path}: key '{key}.{name}' = '{facts['tag']}' is unknown{more}", remedy=remedy)
+        case "model_attributes_type" | "model_type" | "dict_type":
+            reason = f"key '{key}' = {fault['input']!r}: should be a table"
+            return ConfigError(f"{path}: {reason}{more}", remedy=f"write it as [{key}], with its keys below")
         case _:
             reason = fault["msg"].removeprefix("Value error, ")
             if not key:
                 return ConfigError(f"{path}: {reason}{more}", remedy="correct what is said there")
             value = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
-            return ConfigError(f"{path}: key '{key}'{value}: {reason}{more}", remedy=f"correct '{key}' in that file")
+            remedy = facts.get("remedy", f"correct '{key}' in that file")
+            return ConfigError(f"{path}: key '{key}'{value}: {reason}{more}", remedy=remedy)
 
 
-def _keys_at(schema: type[BaseModel], location: list[str]) -> list[str]:
-    """Return the keys the schema knows in the table at ``location``."""
+def _misspells(unknown: ErrorDetails, missing: ErrorDetails) -> bool:
+    """Return whether one fault is a key that was meant to be the one that another fault misses."""
+    return (
+        (missing["type"], unknown["type"]) == ("missing", "extra_forbidden")
+        and missing["loc"][:-1] == unknown["loc"][:-1]
+        and bool(difflib.get_close_matches(str(unknown["loc"][-1]), [str(missing["loc"][-1])]))
+    )
+
+
+def _written(schema: type[BaseModel], location: tuple[str | int, ...]) -> tuple[list[str], list[str]]:
+    """Return a fault's place as it stands in the file, and what could stand there.
+
+    Pydantic puts the tag of a chosen table (``type = "number"``) into the place, and a mark for a faulty name.
+
+    Returns:
+        The keys from the top, and: the keys that the last but one knows; of a table that chooses by a tag, the tags.
+    """
+    keys: list[str] = []
+    known: list[str] = []
     current: Any = schema
-    for part in location:
-        field = current.model_fields.get(part) if isinstance(current, type) and issubclass(current, BaseModel) else None
-        current = field.annotation if field is not None else None
-    return list(current.model_fields) if isinstance(current, type) and issubclass(current, BaseModel) else []
+    for part in map(str, location):
+        tagged = _tagged(current)
+        if part in tagged:
+            current = tagged[part]
+        elif part != "[key]":
+            keys.append(part)
+            current, known = _below(current, part)
+    return keys, list(_tagged(current)) or known
+
+
+def _below(annotation: Any, part: str) -> tuple[Any, list[str]]:
+    """Return the type one key further down, and all keys that are known beside it."""
+    for inner in _alternatives(annotation):
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            field = inner.model_fields.get(part)
+            return (None if field is None else field.annotation), list(inner.model_fields)
+        if get_origin(inner) in (dict, list):
+            return get_args(inner)[-1], []
+    return None, []
+
+
+def _tagged(annotation: Any) -> dict[str, Any]:
+    """Return the tables that a union chooses from by their tags; nothing for anything else."""
+    tables = [inner for inner in _alternatives(annotation) if isinstance(inner, type) and issubclass(inner, BaseModel)]
+    return {
+        str(tag): table
+        for table in (tables if len(tables) > 1 else [])
+        for field in table.model_fields.values()
+        if get_origin(field.annotation) is Literal
+        for tag in get_args(field.annotation)
+    }
+
+
+def _alternatives(annotation: Any) -> list[Any]:
+    """Return the types of a union, or the one there is, without what annotates them."""
+    if get_origin(annotation) is Annotated:
+        return _alternatives(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [inner for argument in get_args(annotation) for inner in _alternatives(argument)]
+    return [annotation]

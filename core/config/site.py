@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from fedpath.core.config.clinical import ClinicalSection
 from fedpath.core.config.loading import FilePath, Section, load_toml
 from fedpath.core.config.names import FederationName, SiteName
 
@@ -77,6 +78,7 @@ class SiteConfig(Section):
     site: SiteSection
     data: DataSection
     features: FeaturesSection | None = None
+    clinical: ClinicalSection | None = None
     compute: ComputeSection = ComputeSection()
     policy: PolicySection = PolicySection()
     state: FilePath = Path("state")
@@ -94,4 +96,7 @@ def load_site(path: Path) -> SiteConfig:
     data = config.data.model_copy(
         update={"manifest": folder / config.data.manifest, "features": folder / config.data.features}
     )
-    return config.model_copy(update={"data": data, "state": folder / config.state})
+    clinical = config.clinical
+    if clinical is not None:
+        clinical = clinical.model_copy(update={"table": folder / clinical.table})
+    return config.model_copy(update={"data": data, "clinical": clinical, "state": folder / config.state})

@@ -32,6 +32,24 @@ mpp = 0.5
 patch_px = 128
 encoder_sha256 = "{sha256}"
 
+[clinical.fields.age]
+type = "number"
+unit = "years"
+minimum = 0
+maximum = 120.0
+outcome_derived = false
+
+[clinical.fields.er]
+type = "binary"
+positive = "positive"
+negative = "negative"
+outcome_derived = false
+
+[clinical.fields.grade]
+type = "category"
+vocabulary = ["1", "2", "3"]
+outcome_derived = false
+
 [model]
 name = "acmil"
 options = {{ n_branches = 3, mask_ratio = 0.0 }}
@@ -101,6 +119,18 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             "patch_px": 128,
             "encoder_sha256": "ab" * 32,
         },
+        "clinical": {
+            "fields": {
+                "age": {"outcome_derived": False, "type": "number", "unit": "years", "minimum": 0.0, "maximum": 120.0},
+                "er": {
+                    "outcome_derived": False,
+                    "type": "binary",
+                    "positive": "positive",
+                    "negative": "negative",
+                },
+                "grade": {"outcome_derived": False, "type": "category", "vocabulary": ["1", "2", "3"]},
+            }
+        },
         "model": {"name": "acmil", "options": {"n_branches": 3, "mask_ratio": 0.0}},
         "training": {
             "rounds": 4,
@@ -114,6 +144,8 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         "aggregation": {"max_update_norm": 12.5},
     }
     assert config.min_sites == 2
+    assert config.clinical is not None
+    assert list(config.clinical.fields) == ["age", "er", "grade"]  # the order of the file is that of the model
 
 
 def test_a_config_survives_json(tmp_path: Path) -> None:
@@ -132,6 +164,7 @@ def test_what_is_left_out_has_a_default(tmp_path: Path) -> None:
     assert (config.training.rounds, config.training.local_epochs) == (10, 1)
     assert (config.training.accumulate_bags, config.training.patience) == (1, None)
     assert config.aggregation.max_update_norm is None
+    assert config.clinical is None
 
 
 def test_credentials_are_found_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,6 +29,18 @@ mpp = 0.5
 patch_px = 256
 transform = "imagenet"
 
+[clinical]
+table = "clinical.xlsx"
+patient_column = "Pat. no."
+sheet = "2024"
+decimal = ","
+missing = ["", "n.d."]
+max_unusable = 0.1
+[clinical.columns]
+age = "Age at diagnosis"
+er = { column = "ER", codes = { "pos" = "positive", 0 = "negative" } }
+height = { column = "Height (m)", factor = 100 }
+
 [compute]
 device = "cpu"
 precision = "float32"
@@ -80,6 +92,19 @@ def test_every_key_is_read_and_relative_paths_are_the_files(tmp_path: Path) -> N
             "mpp": 0.5,
             "patch_px": 256,
             "transform": "imagenet",
+        },
+        "clinical": {
+            "table": tmp_path / "clinical.xlsx",
+            "patient_column": "Pat. no.",
+            "sheet": "2024",
+            "decimal": ",",
+            "missing": ["", "n.d."],
+            "max_unusable": 0.1,
+            "columns": {
+                "age": {"column": "Age at diagnosis", "codes": {}, "factor": 1.0},
+                "er": {"column": "ER", "codes": {"pos": "positive", "0": "negative"}, "factor": 1.0},
+                "height": {"column": "Height (m)", "codes": {}, "factor": 100.0},
+            },
         },
         "compute": {"device": "cpu", "precision": "float32", "threads": 4},
         "policy": {
