@@ -51,7 +51,7 @@ def list_models(width: Width = 1024, classes: Classes = 2) -> None:
     console = Console()
     console.print(table)
     console.print(f"\nParameters are those of {width} features and {classes} labels (--width, --classes).")
-    console.print(f"* with clinical data of {_nominal()}: [clinical] of federation.toml says which it is built for.")
+    console.print(f"* with clinical data of {_nominal()}; federation.toml declares what it is really built for.")
     console.print("The options of a model: fedpath models show NAME")
 
 
@@ -67,6 +67,7 @@ def show(
     """
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from fedpath.core.models.own import find_own
     from fedpath.core.models.registry import NOMINAL_CLINICAL, available_models, build_model
@@ -93,7 +94,7 @@ def show(
     console = Console()
     heading = Table(box=None, show_header=False, padding=(0, 2, 0, 0), pad_edge=False)
     for fact, text in facts.items():
-        heading.add_row(fact, text)
+        heading.add_row(fact, Text(text))
     console.print(f"[bold]{name}[/bold]")
     console.print(heading)
     console.print()

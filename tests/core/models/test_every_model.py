@@ -2,15 +2,19 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from literal import random_bag
+from literal_clinical import SCHEMA, STANDARD, record
 
 from fedpath.core.bags import Bag
+from fedpath.core.clinical.record import ClinicalRecord
 from fedpath.core.models import BagModel, BagOutput, available_models, build_model, load_model, save_model
+from fedpath.core.models.multimodal.parts import MultimodalModel
 from fedpath.core.models.randomness import seeded
 from fedpath.core.training.precision import forward
 
@@ -21,27 +25,35 @@ SMALL: dict[str, Any] = {"inner": 16, "attention": 8}
 # And for a large slide the forms whose time is linear.
 SMALLER = SMALL | {"inner": 8, "heads": 2, "landmarks": 16, "radius": 3, "global_form": "windows", "max_windows": 64}
 
+# What every patient has who has clinical data: a number, a word, an answer; and one field that is missing.
+RECORD = record(61.0, 2, 1, None)
+
 every_model = pytest.mark.parametrize("name", MODELS)
 both_modes = pytest.mark.parametrize("training", [False, True])
 
 
 def known(name: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Return those of the options that the model has."""
-    return {option.name: options[option.name] for option in MODELS[name].options if option.name in options}
+    """Return those of the options that the model has, itself or in its slide encoder."""
+    names = {option.name: option.default for option in MODELS[name].options}
+    inside = {"encoder_options": known(names["encoder"], options)} if "encoder" in names else {}
+    return {name: options[name] for name in names if name in options} | inside
 
 
 def make_model(name: str, **options: Any) -> BagModel:
     options = known(name, SMALL | options)
-    return build_model(name, width=WIDTH, n_classes=N_CLASSES, options=options, seed=1)
+    model = build_model(name, width=WIDTH, n_classes=N_CLASSES, options=options, seed=1, clinical=SCHEMA)
+    if isinstance(model, MultimodalModel):
+        model.use_standard(STANDARD)
+    return model
 
 
-def tissue(n_instances: int, dtype: torch.dtype = torch.float32) -> Bag:
-    """A bag of patches in a square with a hole."""
+def tissue(n_instances: int, dtype: torch.dtype = torch.float32, clinical: ClinicalRecord | None = RECORD) -> Bag:
+    """A bag of patches in a square with a hole, of a patient with clinical data."""
     edge = int((2 * n_instances) ** 0.5) + 1
     generator = torch.Generator().manual_seed(n_instances)
     cells_N = torch.randperm(edge * edge, generator=generator)[:n_instances]
     coords_N2 = 256 * torch.stack([cells_N % edge, cells_N // edge], dim=1)
-    return Bag("slide", random_bag(n_instances, WIDTH, dtype).features_ND, coords_N2, 256)
+    return Bag("slide", random_bag(n_instances, WIDTH, dtype).features_ND, coords_N2, 256, clinical=clinical)
 
 
 def in_one_row(bag: Bag) -> Bag:
@@ -86,15 +98,24 @@ def gradients(model: BagModel, bag: Bag, target: int = 1) -> list[torch.Tensor]:
 @both_modes
 @pytest.mark.parametrize("input_norm", ["none", "layer", "bag"])
 def test_outputs_are_sound(name: str, training: bool, input_norm: str) -> None:
-    model, bag = make_model(name, input_norm=input_norm).train(training), tissue(70)
-    assert_sound(bag, model(bag))
+    model = make_model(name, input_norm=input_norm).train(training)
+    for bag in (tissue(70), tissue(70, clinical=None)):
+        output = model(bag)
+        assert_sound(bag, output)
+        assert output.slide_vector_L.shape == (model.slide_width,)
+
+
+with_and_without = pytest.mark.parametrize("clinical", [RECORD, None], ids=["table", "no table"])
 
 
 @every_model
 @both_modes
+@with_and_without
 @pytest.mark.parametrize("edge", EDGE_BAGS)
-def test_edge_bags_stay_finite(name: str, training: bool, edge: str) -> None:
-    model, bag = make_model(name).train(training), EDGE_BAGS[edge]()
+def test_edge_bags_stay_finite(name: str, training: bool, clinical: ClinicalRecord | None, edge: str) -> None:
+    if clinical is not None and not MODELS[name].uses_clinical:
+        return
+    model, bag = make_model(name).train(training), replace(EDGE_BAGS[edge](), clinical=clinical)
     output = model(bag)
     assert_sound(bag, output)
     for target in range(N_CLASSES):
@@ -120,7 +141,7 @@ def test_every_parameter_learns_from_some_class(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_features_of_any_float_type_are_taken(name: str, dtype: torch.dtype) -> None:
     model, bag = make_model(name).eval(), tissue(70, dtype)
-    widened = Bag("slide", bag.features_ND.float(), bag.coords_N2, 256)
+    widened = replace(bag, features_ND=bag.features_ND.float())
     output = model(bag)
     assert output.logits_C.dtype == torch.float32
     torch.testing.assert_close(output.logits_C, model(widened).logits_C, rtol=1e-4, atol=1e-5)
@@ -162,7 +183,7 @@ def test_the_same_seed_trains_to_the_same_bits(name: str) -> None:
         with seeded(5):
             optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
             for n_instances in (70, 9, 70):
-                gradients(model, tissue(n_instances))
+                gradients(model, tissue(n_instances, clinical=None if n_instances == 9 else RECORD))
                 optimizer.step()
         return list(model.state_dict().values())
 
@@ -175,7 +196,7 @@ def test_the_order_of_the_patches_does_not_matter(name: str) -> None:
     model, bag = make_model(name).double().eval(), tissue(70, torch.float64)
     shuffled_N = torch.randperm(len(bag), generator=torch.Generator().manual_seed(0))
     output = model(bag)
-    moved = model(Bag("slide", bag.features_ND[shuffled_N], bag.coords_N2[shuffled_N], 256))
+    moved = model(replace(bag, features_ND=bag.features_ND[shuffled_N], coords_N2=bag.coords_N2[shuffled_N]))
     torch.testing.assert_close(moved.logits_C, output.logits_C, rtol=1e-9, atol=1e-11)
     torch.testing.assert_close(moved.attention_KN, output.attention_KN[:, shuffled_N], rtol=1e-9, atol=1e-11)
 
@@ -189,6 +210,25 @@ def test_groups_are_disjoint_and_cover_everything(name: str) -> None:
 
 
 @every_model
+@with_and_without
+def test_a_step_changes_the_groups_that_it_is_said_to_train(name: str, clinical: ClinicalRecord | None) -> None:
+    model, bag = make_model(name).train(), tissue(70, clinical=clinical)
+    before = {entry: tensor.clone() for entry, tensor in model.state_dict().items()}
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    for target in range(N_CLASSES):
+        gradients(model, bag, target)
+        optimizer.step()
+    after = model.state_dict()
+    changed = {
+        group
+        for group, entries in model.parameter_groups().items()
+        if any(not torch.equal(before[entry], after[entry]) for entry in entries)
+    }
+    assert changed == model.trained_groups(bag)
+    assert changed | model.clinical_groups | model.agreed_groups == set(model.parameter_groups())
+
+
+@every_model
 def test_a_saved_model_comes_back(name: str, tmp_path: Path) -> None:
     model, bag, path = make_model(name, input_norm="layer"), tissue(70), tmp_path / "best.safetensors"
     metadata = {
@@ -197,6 +237,7 @@ def test_a_saved_model_comes_back(name: str, tmp_path: Path) -> None:
         "n_classes": str(N_CLASSES),
         "options": json.dumps(known(name, SMALL | {"input_norm": "layer"})),
         "labels": json.dumps(["a", "b", "c"]),
+        "clinical": SCHEMA.model_dump_json(),
     }
     save_model(path, model.state_dict(), metadata)
     loaded, _ = load_model(path)
