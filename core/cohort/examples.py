@@ -1,14 +1,16 @@
 """From a cohort and a folder of feature files to bags in memory, ready to train on."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from fedpath.core.bags.bag import Bag
 from fedpath.core.bags.store import read_bag
+from fedpath.core.clinical.record import ClinicalRecord
 from fedpath.core.cohort.manifest import SPLITS, Cohort, Split, load_cohort
 from fedpath.core.config import FederationConfig, SiteConfig
 from fedpath.core.errors import DataError
+from fedpath.core.models.registry import uses_clinical
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +24,14 @@ class Example:
     slide_id: str
 
 
-def load_examples(cohort: Cohort, features: Path, split: Split, *, width: int) -> list[Example]:
+def load_examples(
+    cohort: Cohort,
+    features: Path,
+    split: Split,
+    *,
+    width: int,
+    records: Mapping[str, ClinicalRecord] | None = None,
+) -> list[Example]:
     """Load the bags of a split into memory, in the cohort's order.
 
     Args:
@@ -30,6 +39,7 @@ def load_examples(cohort: Cohort, features: Path, split: Split, *, width: int) -
         features: folder with ``<slide_id>.h5`` a slide.
         split: train, validation or test.
         width: the feature width the federation agreed on.
+        records: clinical data by patient; all slides of a patient share the record.
 
     Raises:
         DataError: a feature file is missing, broken, empty or of another width.
@@ -54,6 +64,7 @@ def load_examples(cohort: Cohort, features: Path, split: Split, *, width: int) -
                 f"{path}: features are {found} wide, the federation's are {width}",
                 remedy="encode the slides with the federation's encoder",
             )
+        bag = replace(bag, clinical=(records or {}).get(slide.patient_id))
         examples.append(Example(bag, slide.label, slide.patient_id, slide.slide_id))
     return examples
 
@@ -78,10 +89,15 @@ def load_site_cohort(site: SiteConfig, labels: Sequence[str]) -> Cohort:
 def load_site_examples(site: SiteConfig, federation: FederationConfig) -> dict[Split, list[Example]]:
     """Load every split of the hospital that a site.toml describes, under a federation's labels and feature width.
 
+    Clinical data is read where the federation's model uses it, and only there.
+
     Raises:
-        DataError: the manifest or a feature file is wrong.
+        DataError: the manifest, a feature file or the clinical table is wrong.
     """
+    from fedpath.core.clinical.site import load_clinical  # itself reads cohorts
+
     cohort = load_site_cohort(site, federation.task.labels)
-    return {
-        split: load_examples(cohort, site.data.features, split, width=federation.features.width) for split in SPLITS
-    }
+    schema = federation.clinical if uses_clinical(federation.model.name) else None
+    records = None if schema is None else load_clinical(site, schema, cohort).records
+    width = federation.features.width
+    return {split: load_examples(cohort, site.data.features, split, width=width, records=records) for split in SPLITS}

@@ -19,8 +19,8 @@ from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.registry import build_model, uses_clinical
 
 REQUIRED = ("name", "width", "n_classes", "options", "labels")
-"""Metadata keys without which a model cannot be rebuilt; ``options`` and ``labels`` are JSON. A model that reads clinical
-data also needs ``clinical``, the JSON of its fields."""
+"""Metadata keys without which a model cannot be rebuilt; ``options`` and ``labels`` are JSON. A model that reads
+clinical data also needs ``clinical``, the JSON of its fields."""
 
 
 def model_metadata(

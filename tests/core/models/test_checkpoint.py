@@ -8,8 +8,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fedpath.core.bags import Bag
+from fedpath.core.clinical.record import ClinicalRecord
+from fedpath.core.clinical.standard import Standard
+from fedpath.core.config.clinical import ClinicalSchema
+from fedpath.core.config.federation import FeaturesSection, ModelSection
 from fedpath.core.errors import DataError
 from fedpath.core.models import build_model, load_model, save_model
+from fedpath.core.models.checkpoint import model_metadata
+from fedpath.core.models.multimodal.bd import Bd
 
 OPTIONS = {"inner": 8, "input_norm": "layer"}
 METADATA = {
@@ -20,6 +26,14 @@ METADATA = {
     "labels": json.dumps(["normal", "tumour"]),
     "federation": "träger",
 }
+SCHEMA = ClinicalSchema.model_validate(
+    {
+        "fields": {
+            "grade": {"type": "category", "vocabulary": ["G1", "G2", "G3"], "outcome_derived": False},
+            "age": {"type": "number", "unit": "years", "minimum": 0.0, "maximum": 120.0, "outcome_derived": False},
+        }
+    }
+)
 
 
 @pytest.fixture
@@ -84,3 +98,42 @@ def test_incomplete_metadata_is_a_mistake_of_the_caller(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="lacks width"):
         save_model(tmp_path / "x.safetensors", {}, {key: METADATA[key] for key in METADATA if key != "width"})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def clinical(tmp_path: Path) -> tuple[Path, Bd]:
+    """A model that reads clinical data, and its file."""
+    section = ModelSection(name="bd", options={"hidden": 8, "prompt": 8, "encoder_options": {"inner": 8}})
+    model = build_model("bd", width=16, n_classes=2, options=section.options, seed=5, clinical=SCHEMA)
+    assert isinstance(model, Bd)
+    model.use_standard(Standard(9, {"age": 61.3}, {"age": 8.7}, {"grade": (0.5, 0.25, 0.25)}))
+    features = FeaturesSection(encoder="table", width=16)
+    metadata = model_metadata("lung", section, features, ["normal", "tumour"], SCHEMA)
+    save_model(tmp_path / "bd.safetensors", model.state_dict(), metadata)
+    return tmp_path / "bd.safetensors", model.eval()
+
+
+@pytest.mark.parametrize("age", [None, 40.0])
+def test_a_model_of_clinical_data_predicts_from_its_file_alone(clinical: tuple[Path, Bd], age: float | None) -> None:
+    path, model = clinical
+    record = age and ClinicalRecord(torch.tensor([2.0, age], dtype=torch.float64), torch.tensor([True, True]))
+    bag = Bag("slide", torch.randn(9, 16), torch.zeros(9, 2, dtype=torch.int64), 256, clinical=record or None)
+    loaded, metadata = load_model(path)
+    assert list(json.loads(metadata["clinical"])["fields"]) == ["grade", "age"]  # the order is the model's
+    assert loaded(bag).route == model(bag).route == ("multi-modal" if age else "single-modal")
+    assert torch.equal(loaded(bag).logits_C, model(bag).logits_C)
+
+
+def test_a_model_of_clinical_data_without_its_fields_is_refused(clinical: tuple[Path, Bd]) -> None:
+    path, model = clinical
+    metadata = load_model(path)[1]
+    for change in (None, "{", '{"fields": {}}', SCHEMA.model_dump_json().replace("G3", "G2")):
+        other = {key: value for key, value in metadata.items() if key != "clinical"}
+        save_model(path, model.state_dict(), other | ({} if change is None else {"clinical": change}))
+        with pytest.raises(DataError, match=r"bd\.safetensors: does not fit model 'bd'"):
+            load_model(path)
+
+
+def test_a_model_that_reads_no_clinical_data_does_not_name_the_fields() -> None:
+    features = FeaturesSection(encoder="table", width=16)
+    assert "clinical" not in model_metadata("lung", ModelSection(name="acmil"), features, ["a", "b"], SCHEMA)
