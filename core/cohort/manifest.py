@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
-from fedpath.core.cohort.splits import split_patients
+from fedpath.core.cohort.splits import class_of, split_patients
 from fedpath.core.errors import DataError
 
 Split = Literal["train", "validation", "test"]
@@ -59,6 +59,13 @@ class Cohort:
     def patients(self, split: Split) -> set[str]:
         """Return the patients of a split."""
         return {slide.patient_id for slide in self.of(split)}
+
+    def classes(self) -> dict[str, int]:
+        """Return each patient's class, see ``splits.class_of``."""
+        labels_of: dict[str, list[int]] = {}
+        for slide in self.slides:
+            labels_of.setdefault(slide.patient_id, []).append(slide.label)
+        return {patient: class_of(labels) for patient, labels in labels_of.items()}
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,304 @@
+"""A hospital's clinical table, joined with its manifest by patient: records for training, counts for people.
+
+Faults of single cells are counted states. What makes a whole table or column untrustworthy is an error: no patient in
+common, a patient twice, the label offered as a field, a column most of whose cells cannot be used. These errors name
+patients and cells; they are for the hospital's own screen.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import torch
+
+from fedpath.core.clinical.fields import STATES, UNUSABLE, FieldReader, Reading, State
+from fedpath.core.clinical.record import ClinicalRecord
+from fedpath.core.clinical.table import TableRow, TextTable, read_clinical
+from fedpath.core.config.clinical import ClinicalSchema, ClinicalSection, NumberField, plain, words_of
+from fedpath.core.config.site import SiteConfig
+from fedpath.core.errors import DataError
+
+if TYPE_CHECKING:  # cohorts attach the records made here to their bags
+    from fedpath.core.cohort.manifest import Cohort
+
+_LABEL_COLUMN = "label"
+"""Of the manifest; a table that was joined with it carries the name along."""
+_LEAK_PATIENTS, _LEAK_CLASS = 10, 2
+"""From so many patients, and so many of each class, on a field that mirrors the label is no coincidence."""
+
+
+@dataclass(frozen=True, slots=True)
+class FieldCounts:
+    """How many of the manifest's patients with a row have a field in which state."""
+
+    present: int = 0
+    missing: int = 0
+    out_of_vocabulary: int = 0
+    out_of_range: int = 0
+    not_a_number: int = 0
+
+    @property
+    def filled(self) -> int:
+        """Cells that say something."""
+        return self.present + self.unusable
+
+    @property
+    def unusable(self) -> int:
+        """Cells that say something which the field does not know."""
+        return self.out_of_vocabulary + self.out_of_range + self.not_a_number
+
+
+@dataclass(frozen=True, slots=True)
+class SiteClinical:
+    """What a hospital's table says about the patients of its manifest."""
+
+    patients: int
+    """In the manifest."""
+    records: dict[str, ClinicalRecord] = field(default_factory=dict)
+    """By patient: of those of whom at least one field is known."""
+    fields: dict[str, FieldCounts] = field(default_factory=dict)
+    """Of the mapped fields, in the schema's order."""
+    with_row: int = 0
+    """Patients of the manifest who stand in the table."""
+    empty_rows: int = 0
+    """Of these: in whose rows no field is known. They have no record."""
+    unknown_rows: int = 0
+    """Rows of patients who are not in the manifest."""
+
+
+def load_clinical(site: SiteConfig, schema: ClinicalSchema, cohort: Cohort) -> SiteClinical:
+    """Read and check the clinical table that site.toml names; without one, nobody has a record.
+
+    Args:
+        site: the hospital's configuration.
+        schema: the federation's fields.
+        cohort: the hospital's slides; only their patients are read.
+
+    Raises:
+        DataError: the table, its mapping, or both are wrong; see the module's docstring.
+    """
+    classes = cohort.classes()
+    if site.clinical is None:
+        return SiteClinical(len(classes))
+    readers = _readers(site.clinical, schema)
+    table = read_clinical(site.clinical.table, sheet=site.clinical.sheet, decimal=site.clinical.decimal)
+    at = _Columns.of(table, site.clinical)
+    rows_of = _rows_of(table, at.patient)
+    _refuse_strangers(table, rows_of, sorted(classes))
+    readings: dict[str, dict[str, Reading]] = {}
+    words: dict[str, dict[str, str]] = {}
+    for patient in sorted(classes.keys() & rows_of.keys()):
+        first, *others = rows_of[patient]
+        words[patient] = {name: first.cells[column] for name, column in at.fields.items()}
+        readings[patient] = {name: read(words[patient][name]) for name, read in readers.items()}
+        for other in others:
+            _refuse_second_row(table, patient, first, other, readers, at)
+    for name in readers:
+        _refuse_label(table, name, at.headings[name], classes, readings, words)
+    counts = {name: _counts(patient[name].state for patient in readings.values()) for name in readers}
+    for name, count in counts.items():
+        _refuse_unusable(table, name, count, site.clinical, schema, readings, words)
+    records = {
+        patient: record
+        for patient, row in readings.items()
+        if (record := _record(tuple(schema.fields), row)) is not None
+    }
+    return SiteClinical(
+        patients=len(classes),
+        records=records,
+        fields=counts,
+        with_row=len(readings),
+        empty_rows=len(readings) - len(records),
+        unknown_rows=sum(len(rows) for patient, rows in rows_of.items() if patient not in classes),
+    )
+
+
+def _record(names: Sequence[str], row: Mapping[str, Reading]) -> ClinicalRecord | None:
+    """Return a patient's record in the schema's order; None when no field is known."""
+    readings = [row.get(name, Reading("missing")) for name in names]
+    present = [reading.state == "present" for reading in readings]
+    if not any(present):
+        return None
+    values_F = torch.tensor([reading.value for reading in readings], dtype=torch.float64)
+    return ClinicalRecord(values_F, torch.tensor(present))
+
+
+def _counts(states: Iterable[State]) -> FieldCounts:
+    count = Counter(states)
+    return FieldCounts(**{state: count[state] for state in STATES})
+
+
+# --- where things stand -----------------------------------------------------------------------------------------------
+
+
+def _readers(section: ClinicalSection, schema: ClinicalSchema) -> dict[str, FieldReader]:
+    """Return a reader for each mapped field, in the schema's order."""
+    for name in section.columns:
+        if name not in schema.fields:
+            near = difflib.get_close_matches(name, schema.fields, n=1)
+            known = f"the federation declares: {', '.join(schema.fields)}"
+            raise DataError(
+                f"site.toml: key 'clinical.columns.{name}': the federation declares no such field",
+                remedy=f"did you mean '{near[0]}'?" if near else known,
+            )
+    return {
+        name: FieldReader.of(name, declared, section.columns[name], decimal=section.decimal, missing=section.missing)
+        for name, declared in schema.fields.items()
+        if name in section.columns
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class _Columns:
+    """Positions in the table."""
+
+    patient: int
+    fields: dict[str, int]
+    headings: dict[str, str]
+
+    @classmethod
+    def of(cls, table: TextTable, section: ClinicalSection) -> _Columns:
+        fields = {name: _position(table, one.column, f"columns.{name}") for name, one in section.columns.items()}
+        headings = {name: table.header[column] for name, column in fields.items()}
+        return cls(_position(table, section.patient_column, "patient_column"), fields, headings)
+
+
+def _position(table: TextTable, heading: str, key: str) -> int:
+    """Return the index of a column by its heading: as it is written, else without regard to case and spaces."""
+    exact = [index for index, name in enumerate(table.header) if name == heading.strip()]
+    found = exact or [index for index, name in enumerate(table.header) if plain(name) == plain(heading)]
+    if len(found) > 1:
+        raise DataError(f"{table.path}: {len(found)} columns are headed '{heading}'", remedy="rename all but one")
+    if not found:
+        names = [name for name in table.header if name]
+        near = difflib.get_close_matches(heading, names, n=1)
+        remedy = f"did you mean '{near[0]}'?" if near else f"the table has: {_some(names)}"
+        raise DataError(f"{table.path}: no column '{heading}' (clinical.{key} in site.toml)", remedy=remedy)
+    return found[0]
+
+
+def _rows_of(table: TextTable, patient_column: int) -> dict[str, list[TableRow]]:
+    rows_of: dict[str, list[TableRow]] = {}
+    for row in table.rows:
+        if not row.cells[patient_column]:
+            raise DataError(
+                f"{table.path}, line {row.line}: '{table.header[patient_column]}' is empty",
+                remedy="name the patient, or remove the row (of totals, of remarks)",
+            )
+        rows_of.setdefault(row.cells[patient_column], []).append(row)
+    return rows_of
+
+
+# --- what is an error -------------------------------------------------------------------------------------------------
+
+
+def _refuse_strangers(table: TextTable, rows_of: Mapping[str, object], patients: Sequence[str]) -> None:
+    """Refuse a table of other patients, or of patients who are written otherwise."""
+    if not any(patient in rows_of for patient in patients):
+        raise DataError(
+            f"{table.path}: no patient in common with the manifest: {len(rows_of)} patients here (such as "
+            f"'{min(rows_of)}'), {len(patients)} there (such as '{patients[0]}')",
+            remedy="check clinical.patient_column in site.toml, and write patients alike in both (leading zeros?)",
+        )
+
+
+def _refuse_second_row(
+    table: TextTable,
+    patient: str,
+    first: TableRow,
+    other: TableRow,
+    readers: Mapping[str, FieldReader],
+    at: _Columns,
+) -> None:
+    """Refuse a patient's second row: which one is right, or whether there are two patients, is not ours to guess."""
+    where = f"{table.path}, line {other.line}: patient '{patient}'"
+    for name, read in readers.items():
+        cells = first.cells[at.fields[name]], other.cells[at.fields[name]]
+        meanings = [_meaning(read(cell), cell) for cell in cells]
+        if meanings[0] != meanings[1]:
+            raise DataError(
+                f"{where}: contradiction: '{at.headings[name]}' ({name}) is '{cells[1]}' here and '{cells[0]}' on line "
+                f"{first.line}",
+                remedy="keep the row that is right",
+            )
+    raise DataError(f"{where}: duplicate: is already on line {first.line}", remedy="keep one row a patient")
+
+
+def _meaning(reading: Reading, cell: str) -> tuple[State, float | str]:
+    """Return what two cells share that say the same."""
+    return reading.state, plain(cell) if reading.state in UNUSABLE else reading.value
+
+
+def _refuse_label(
+    table: TextTable,
+    name: str,
+    heading: str,
+    classes: Mapping[str, int],
+    readings: Mapping[str, Mapping[str, Reading]],
+    words: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Refuse a column that is the label: by its name, or because each of its values belongs to one class and back."""
+    where = f"{table.path}: column '{heading}' ({name})"
+    remedy = f"take '{name}' out of [clinical.columns] in site.toml"
+    if plain(heading) == _LABEL_COLUMN:
+        raise DataError(f"{where} is named as the manifest's label, which is to be predicted", remedy=remedy)
+    pairs: Counter[tuple[tuple[State, float | str], int]] = Counter()
+    for patient, row in readings.items():
+        if row[name].state != "missing":
+            pairs[_meaning(row[name], words[patient][name]), classes[patient]] += 1
+    one_to_one = len(pairs) == len({value for value, _ in pairs}) == len({label for _, label in pairs})
+    if one_to_one and len(pairs) > 1 and pairs.total() >= _LEAK_PATIENTS and min(pairs.values()) >= _LEAK_CLASS:
+        raise DataError(
+            f"{where} is the label in other words: of all {pairs.total()} patients who have it, each value belongs to "
+            "one label and each label to one value",
+            remedy=remedy,
+        )
+
+
+def _refuse_unusable(
+    table: TextTable,
+    name: str,
+    counts: FieldCounts,
+    section: ClinicalSection,
+    schema: ClinicalSchema,
+    readings: Mapping[str, Mapping[str, Reading]],
+    words: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Refuse a column of which too much cannot be used: then it is the mapping that is wrong, not single cells."""
+    if counts.unusable <= section.max_unusable * counts.filled:
+        return
+    kinds = {state: count for state in UNUSABLE if (count := getattr(counts, state))}
+    worst = max(kinds, key=lambda state: kinds[state])
+    offending = sorted({words[patient][name] for patient, row in readings.items() if row[name].state == worst})
+    said = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in kinds.items())
+    raise DataError(
+        f"{table.path}: column '{section.columns[name].column}' ({name}): {counts.unusable} of {counts.filled} filled "
+        f"cells cannot be used: {said}, such as {_some([repr(word) for word in offending])}",
+        remedy=_remedy(name, worst, section, schema),
+    )
+
+
+def _remedy(name: str, worst: State, section: ClinicalSection, schema: ClinicalSchema) -> str:
+    """Return the likely reason for a column of unusable cells."""
+    declared, key = schema.fields[name], f"clinical.columns.{name}"
+    match declared, worst:
+        case NumberField(), "out_of_range":
+            expected = f"{declared.minimum:g} to {declared.maximum:g} {declared.unit}"
+            return f"the federation expects {expected}: if the column has another unit, set {key}.factor in site.toml"
+        case NumberField(), _:
+            other = "," if section.decimal == "." else "."
+            return (
+                f"numbers are read with '{section.decimal}': set clinical.decimal = '{other}' in site.toml, or map "
+                "another column"
+            )
+        case _:
+            return f"say in {key}.codes of site.toml which of them means which of: {', '.join(words_of(declared))}"
+
+
+def _some(words: Sequence[str], most: int = 5) -> str:
+    """Return the first few of a list."""
+    return ", ".join(words[:most]) + (", …" if len(words) > most else "")
