@@ -56,6 +56,8 @@ class ClinicalCoder(nn.Module):
         self._is_word_F = (~self._is_number_F).double()
         self._value_at_F = torch.tensor(layout.value_at, dtype=torch.float64, device="cpu")
         self._missing_at_F = torch.tensor(layout.missing_at, dtype=torch.float64, device="cpu")
+        self._first_word_F = torch.zeros_like(self._value_at_F)
+        self._last_word_F = (self._missing_at_F - self._value_at_F - 1) * self._is_word_F
         starts = torch.tensor([*layout.value_at, layout.n_entries], device="cpu")
         self._field_of_E = torch.repeat_interleave(torch.arange(n_fields, device="cpu"), starts.diff())
         self._agreed: _Agreed | None = None
@@ -74,8 +76,7 @@ class ClinicalCoder(nn.Module):
 
     def can_read(self, record: ClinicalRecord) -> bool:
         """Whether some hospital has clinical data to train on, and the record has a field that was agreed on."""
-        agreed = self._on_cpu()
-        return agreed.has_patients and bool((record.present_F & agreed.is_read_F).any())
+        return self._on_cpu().has_patients and bool(self._known(record).any())
 
     def forward(self, record: ClinicalRecord, fill_E: Tensor | None = None) -> Tensor:
         """Return a record's vector (E), on the model's device.
@@ -87,25 +88,26 @@ class ClinicalCoder(nn.Module):
         Raises:
             ValueError: the record is not of this schema.
         """
-        agreed = self._on_cpu()
-        values_F, missing_at_F = record.values_F, self._missing_at_F
-        if values_F.shape != missing_at_F.shape:
-            raise ValueError(f"a record of {len(values_F)} fields, where the schema has {len(missing_at_F)}")
-        is_known_F = record.present_F & agreed.is_read_F
-        at_F = torch.where(is_known_F, self._value_at_F + values_F * self._is_word_F, missing_at_F)
-        if bool((at_F > missing_at_F).any()):
+        agreed, is_known_F = self._on_cpu(), self._known(record)
+        word_F = record.values_F * self._is_word_F
+        if bool(((word_F != word_F.round().clamp(self._first_word_F, self._last_word_F)) & is_known_F).any()):
             raise ValueError("a record with a word that the schema's vocabulary does not have")
-        standardised_F = (values_F - agreed.mean_F) / agreed.divisor_F
+        at_F = torch.where(is_known_F, self._value_at_F + word_F, self._missing_at_F).long()
+        standardised_F = (record.values_F - agreed.mean_F) / agreed.divisor_F
         amount_F = torch.where(is_known_F & self._is_number_F, standardised_F, 1.0)
-        vector_E = values_F.new_zeros(self.layout.n_entries).index_put_((at_F.long(),), amount_F).to(self.sd_F)
-        if fill_E is None:
-            return vector_E
-        return torch.where(is_known_F[self._field_of_E].to(vector_E.device), vector_E, fill_E)
+        vector_E = amount_F.new_zeros(self.layout.n_entries).index_put_((at_F,), amount_F).to(self.sd_F)
+        return vector_E if fill_E is None else torch.where(self.known(record), vector_E, fill_E)
 
     def known(self, record: ClinicalRecord) -> Tensor:
         """Return which entries (E, bool) are of fields that the record has and the model reads."""
-        is_known_F = record.present_F & self._on_cpu().is_read_F
-        return is_known_F[self._field_of_E].to(self.sd_F.device)
+        return self._known(record)[self._field_of_E].to(self.sd_F.device)
+
+    def _known(self, record: ClinicalRecord) -> Tensor:
+        """Return which fields (F, bool) the record has and the model reads."""
+        if record.values_F.shape != self._value_at_F.shape:
+            n_fields = len(self.layout.names)
+            raise ValueError(f"a record of {len(record.values_F)} fields, where the schema has {n_fields}")
+        return record.present_F & self._on_cpu().is_read_F
 
     def _on_cpu(self) -> _Agreed:
         """Return what was agreed on, taken from the buffers once for as long as they stay: they may be on a GPU."""
