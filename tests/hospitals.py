@@ -1,4 +1,4 @@
-"""Two small hospitals with tables for bags, for tests of `fedpath train`."""
+"""Two small hospitals with tables for bags, without clinical data or with some, for tests of `fedpath train`."""
 
 from pathlib import Path
 
@@ -51,3 +51,53 @@ def write_hospitals(folder: Path) -> None:
     (folder / "federation.toml").write_text(FEDERATION)
     for site in "AB":
         (folder / site / "site.toml").write_text(SITE.format(name=site))
+
+
+FIELDS = """
+[clinical.fields.age]
+type = "number"
+unit = "years"
+minimum = 18
+maximum = 110
+outcome_derived = false
+[clinical.fields.grade]
+type = "category"
+vocabulary = ["G1", "G2", "G3"]
+outcome_derived = false
+"""
+CLINICAL_FEDERATION = (
+    FEDERATION.replace('"acmil"', '"bd"').replace(
+        "{ inner = 8, attention = 8 }",
+        "{ encoder_options = { inner = 8, attention = 8 }, hidden = 8, prompt = 8 }",
+    )
+    + FIELDS
+)
+CLINICAL_SITE = """
+[clinical]
+table = "clinical.csv"
+[clinical.columns]
+age = "Age"
+grade = "Grade"
+"""
+
+
+def write_clinical_hospitals(folder: Path) -> None:
+    """The two hospitals under a model of clinical data: A has a table with holes, B has none."""
+    write_hospitals(folder)
+    (folder / "federation.toml").write_text(CLINICAL_FEDERATION)
+    rng = np.random.default_rng(1)
+    rows = ["patient_id,Age,Grade"]
+    for place, path in enumerate(sorted((folder / "A" / "features").glob("*.h5"))):
+        age = f"{rng.normal(55 + 10 * (int(path.stem[3:]) % 2), 8):.1f}"
+        grade = str(rng.choice(["G1", "G2", "G3"]))
+        match place % 5:
+            case 0:
+                continue  # no row
+            case 1:
+                rows.append(f"{path.stem},{age},")
+            case 2:
+                rows.append(f"{path.stem},NA,{grade}")
+            case _:
+                rows.append(f"{path.stem},{age},{grade}")
+    (folder / "A" / "clinical.csv").write_text("\n".join(rows) + "\n")
+    (folder / "A" / "site.toml").write_text(SITE.format(name="A") + CLINICAL_SITE)

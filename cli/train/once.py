@@ -2,24 +2,29 @@
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from fedpath.cli.train.data import site_and_patient
 from fedpath.cli.train.predictions import ROUTES, Prediction, arrays, predictions_of, write_predictions
 from fedpath.cli.train.progress import TrainingProgress
 from fedpath.cli.train.trackers import Tracking, track, track_figures
+from fedpath.core.clinical.standard import Standard
 from fedpath.core.cohort import Example, Split
 from fedpath.core.config import FederationConfig
+from fedpath.core.config.clinical import ClinicalSchema
 from fedpath.core.files import write_json
 from fedpath.core.models.checkpoint import model_metadata, save_model
+from fedpath.core.models.registry import uses_clinical
 from fedpath.core.training import Validated, bootstrap, examine, learning_rate_at, train_alone
 from fedpath.core.training.alone import initial_model
 from fedpath.core.training.cross_validation import fingerprint
 from fedpath.core.training.metrics import averaging
 from fedpath.core.training.precision import Chosen
+from fedpath.core.training.standard import standard_of
 
 METRICS, PREDICTIONS = "metrics.json", "predictions.csv"
 INTERVAL = "95 % percentile interval, 2000 resamplings of the patients"
@@ -36,11 +41,27 @@ class Job:
     device: str
     precision: Chosen
     tracking: Tracking
+    min_patients: Mapping[str, int]
+    """Of each site's policy."""
 
     @property
     def epochs(self) -> int:
         """Planned for each training."""
         return self.federation.training.rounds * self.federation.training.local_epochs
+
+    @property
+    def clinical(self) -> ClinicalSchema | None:
+        """The clinical fields that the model reads."""
+        return self.federation.clinical if uses_clinical(self.federation.model.name) else None
+
+    def standard(self, examples_train: Sequence[Example]) -> Standard | None:
+        """Return how clinical data is read: what the sites agree on by these patients, each by its own policy."""
+        if self.clinical is None:
+            return None
+        by_site: dict[str, list[Example]] = {site: [] for site in self.sites}
+        for example in examples_train:
+            by_site[site_and_patient(example)[0]].append(example)
+        return standard_of(self.clinical, [(part, self.min_patients[site]) for site, part in by_site.items()])
 
 
 def settings_of(job: Job, examples: dict[Split, list[Example]], fold: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -58,6 +79,13 @@ def settings_of(job: Job, examples: dict[Split, list[Example]], fold: dict[str, 
         "seed": job.seed,
         "device": job.device,
         "precision": job.precision,
+        "clinical": None
+        if job.clinical is None
+        else {
+            "fields": job.clinical.model_dump()["fields"],
+            "order": list(job.clinical.fields),
+            "min_patients": dict(job.min_patients),
+        },
         "fold": fold,
         "examples_sha256": fingerprint(examples),
     }
@@ -79,6 +107,11 @@ def train_once(
     metrics.json is written last: where it is, the folder is whole.
     """
     federation = job.federation
+    standard = job.standard(examples["train"])
+    if standard is not None and not standard.patients:
+        has_any = any(example.bag.clinical is not None for example in examples["train"])
+        who = "fewer training patients than policy.min_patients have" if has_any else "no training patient has"
+        progress.say(f"{who} clinical data: the model is trained without it")
     with job.tracking.open(fold) as trackers:
 
         def validated(result: Validated) -> None:
@@ -93,6 +126,7 @@ def train_once(
             seed=job.seed,
             device=job.device,
             precision=job.precision,
+            standard=standard,
             progress=progress.bag,
             validated=validated,
         )
@@ -106,7 +140,7 @@ def train_once(
             values = {f"test/{name}": figure["value"] for name, figure in figures_in(test).items()}
             track_figures(trackers, values, result.best_epoch)
     metadata = model_metadata(
-        federation.federation.name, federation.model, federation.features, federation.task.labels
+        federation.federation.name, federation.model, federation.features, federation.task.labels, job.clinical
     ) | {"trained_on": ",".join(job.sites)}
     save_model(folder / "best.safetensors", result.best_state, metadata | {"epoch": str(result.best_epoch)})
     save_model(folder / "last.safetensors", result.last_state, metadata | {"epoch": str(result.epochs)})
@@ -118,6 +152,7 @@ def train_once(
         "epochs": result.epochs,
         "best_epoch": result.best_epoch,
         "history": [dataclasses.asdict(entry) for entry in result.history],
+        "clinical_standard": None if standard is None else dataclasses.asdict(standard),
         "test": test,
         "averaging": averaging(len(federation.task.labels)),
         "interval": INTERVAL,

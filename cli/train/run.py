@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 import typer
 
-from fedpath.cli.train.data import check_features, pool
+from fedpath.cli.train.data import check_features, pool, site_and_patient
 from fedpath.cli.train.folds import cross_validate
 from fedpath.cli.train.once import Job, settings_of, train_once
 from fedpath.cli.train.progress import TrainingProgress
@@ -13,6 +13,7 @@ from fedpath.cli.train.trackers import Tracking
 from fedpath.cli.train.words import draw, test_lines
 from fedpath.core.cohort import Example, Split
 from fedpath.core.config import load_federation, load_site
+from fedpath.core.training.alone import initial_model
 from fedpath.core.training.device import choose_device
 from fedpath.core.training.precision import choose_precision, fast_bfloat16
 
@@ -35,6 +36,7 @@ def run(
         out / "tensorboard" if tensorboard else None, mlflow, federation.federation.name, ", ".join(names)
     )
     tracking.check()
+    initial_model(federation)  # whatever is wrong with it is said before anything is read
     check_features(federation, sites)
     compute = sites[0].compute
     device = choose_device(compute.device)
@@ -46,10 +48,13 @@ def run(
         device=device,
         precision=choose_precision(compute.precision, device),
         tracking=tracking,
+        min_patients={one.site.name: one.policy.min_patients for one in sites},
     )
     torch.set_num_threads(compute.threads)
     examples = pool(federation, sites)
     typer.echo(f"{', '.join(names)}: {_patients(examples, folds)}; {device}, {job.precision}")
+    if federation.clinical is not None:
+        typer.echo(_clinical(job, examples))
     if job.precision == "bfloat16" and not fast_bfloat16(device):
         typer.echo("this CPU has no AMX: bfloat16 is slower on it than float32", err=True)
     lines = (
@@ -86,3 +91,16 @@ def _patients(examples: dict[Split, list[Example]], folds: int | None) -> str:
     if folds is not None:
         return f"{sum(counts.values())} patients in {folds} folds, whatever split the manifest gives them"
     return ", ".join(f"{count} {split}" for split, count in counts.items()) + " patients"
+
+
+def _clinical(job: Job, examples: dict[Split, list[Example]]) -> str:
+    """Say whose clinical data the model reads."""
+    if job.clinical is None:
+        return f"clinical data is not read: model '{job.federation.model.name}' does not use it"
+    everyone = [example for part in examples.values() for example in part]
+    counts = []
+    for site in job.sites:
+        here = [example for example in everyone if site_and_patient(example)[0] == site]
+        known = {example.patient_id for example in here if example.bag.clinical is not None}
+        counts.append(f"{site} {len(known)} of {len({example.patient_id for example in here})}")
+    return f"clinical data: {', '.join(counts)} patients"

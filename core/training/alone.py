@@ -9,14 +9,17 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedpath.core.clinical.standard import Standard
 from fedpath.core.cohort.examples import Example
 from fedpath.core.config.federation import FederationConfig
 from fedpath.core.errors import ConfigError
+from fedpath.core.models.multimodal.parts import MultimodalModel
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.registry import build_model
 from fedpath.core.training.evaluation import Metrics, evaluate
 from fedpath.core.training.loop import TrainSettings, train
 from fedpath.core.training.precision import Precision
+from fedpath.core.training.standard import standard_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,7 @@ def train_alone(
     seed: int,
     device: torch.device | str = "cpu",
     precision: Precision = "auto",
+    standard: Standard | None = None,
     progress: Callable[[int, int, float], None] | None = None,
     validated: Callable[[Validated], None] | None = None,
 ) -> AloneResult:
@@ -67,6 +71,8 @@ def train_alone(
         seed: of the training: order, masks, dropout.
         device: where to train.
         precision: see ``fedpath.core.training.precision``.
+        standard: how clinical data is read, for a model that uses them; by default what ``examples_train`` say as
+            those of one hospital. The states that are returned hold it.
         progress: as in ``train``.
         validated: called with each validation.
 
@@ -80,6 +86,8 @@ def train_alone(
             remedy="remove patience from federation.toml, or give some patients split 'validation'",
         )
     model = initial_model(config)
+    if isinstance(model, MultimodalModel) and config.clinical is not None:
+        model.use_standard(standard or standard_of(config.clinical, [(examples_train, 1)]))
     planned = config.training.rounds * config.training.local_epochs
     settings = settings_of(config, epochs=planned, precision=precision)
     history: list[Validated] = []
@@ -118,13 +126,14 @@ def train_alone(
 
 
 def initial_model(config: FederationConfig) -> BagModel:
-    """Build the model of a federation as round 0 starts from it."""
+    """Build the model of a federation as round 0 starts from it, but for what the hospitals agree on before."""
     return build_model(
         config.model.name,
         width=config.features.width,
         n_classes=len(config.task.labels),
         options=config.model.options,
         seed=config.federation.seed,
+        clinical=config.clinical,
     )
 
 

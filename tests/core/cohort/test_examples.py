@@ -5,8 +5,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 
 from fedpath.core.bags import FeatureMeta, write_features
+from fedpath.core.clinical.record import ClinicalRecord
 from fedpath.core.cohort import Cohort, load_cohort, load_examples, load_site_examples
 from fedpath.core.config import FederationConfig, SiteConfig
 from fedpath.core.errors import DataError
@@ -34,6 +36,20 @@ def write_bag(path: Path, n_instances: int, width: int = WIDTH) -> None:
     write_features(path, np.full((n_instances, width), float(n_instances)), coords_N2, meta)
 
 
+FEDERATION = {
+    "federation": {"name": "test", "sites": ["A"]},
+    "server": {"address": "localhost:1"},
+    "task": {"labels": ["normal", "tumour"]},
+    "features": {"encoder": "table", "width": WIDTH},
+}
+CLINICAL = {
+    "fields": {
+        "er": {"type": "binary", "positive": "yes", "negative": "no", "outcome_derived": False},
+        "age": {"type": "number", "unit": "years", "minimum": 0.0, "maximum": 120.0, "outcome_derived": False},
+    }
+}
+
+
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     rows = ["p1,b,tumour,train", "p2,a,normal,train", "p3,c,normal,validation", "p4,d,tumour,test"]
@@ -47,6 +63,13 @@ def cohort_of(folder: Path) -> Cohort:
     return load_cohort(folder / "manifest.csv", labels=["normal", "tumour"], name="A")
 
 
+def site_of(folder: Path, **clinical: object) -> SiteConfig:
+    data = {"manifest": folder / "manifest.csv", "features": folder / "features"}
+    return SiteConfig.model_validate(
+        {"site": {"name": "A"}, "data": data} | ({"clinical": clinical} if clinical else {})
+    )
+
+
 def test_loads_the_bags_of_a_split_in_the_cohorts_order(folder: Path) -> None:
     one, two = load_examples(cohort_of(folder), folder / "features", "train", width=WIDTH)
     assert (one.slide_id, one.patient_id, one.target, one.bag.features_ND.shape) == ("a", "p2", 0, (1, WIDTH))
@@ -55,23 +78,51 @@ def test_loads_the_bags_of_a_split_in_the_cohorts_order(folder: Path) -> None:
 
 
 def test_loads_what_site_toml_describes(folder: Path) -> None:
-    site = SiteConfig.model_validate(
-        {"site": {"name": "A"}, "data": {"manifest": folder / "manifest.csv", "features": folder / "features"}}
-    )
-    federation = FederationConfig.model_validate(
-        {
-            "federation": {"name": "test", "sites": ["A"]},
-            "server": {"address": "localhost:1"},
-            "task": {"labels": ["normal", "tumour"]},
-            "features": {"encoder": "table", "width": WIDTH},
-        }
-    )
-    loaded = load_site_examples(site, federation)
+    loaded = load_site_examples(site_of(folder), FederationConfig.model_validate(FEDERATION))
     assert {split: [example.slide_id for example in examples] for split, examples in loaded.items()} == {
         "train": ["a", "b"],
         "validation": ["c"],
         "test": ["d"],
     }
+
+
+def test_all_slides_of_a_patient_share_the_record(folder: Path) -> None:
+    (folder / "manifest.csv").write_text(
+        "patient_id,slide_id,label,split\np1,a,tumour,train\np1,b,tumour,train\np2,c,normal,train\np3,d,normal,test"
+    )
+    record = ClinicalRecord(torch.tensor([61.0], dtype=torch.float64), torch.tensor([True]))
+    one, two, other = load_examples(
+        cohort_of(folder), folder / "features", "train", width=WIDTH, records={"p1": record, "p9": record}
+    )
+    assert one.bag.clinical is record
+    assert two.bag.clinical is record
+    assert other.bag.clinical is None
+
+
+def test_clinical_data_is_read_for_a_model_that_uses_it(folder: Path) -> None:
+    (folder / "clinical.csv").write_text("patient_id,Age,ER\np1,61,yes\np2,,no\np4,70,\np9,50,no\n")
+    site = site_of(folder, table=folder / "clinical.csv", columns={"age": "Age", "er": "ER"})
+    model = {"clinical": CLINICAL, "model": {"name": "bd"}}
+    loaded = load_site_examples(site, FederationConfig.model_validate(FEDERATION | model))
+    records = {example.patient_id: example.bag.clinical for part in loaded.values() for example in part}
+    assert {
+        patient: record and (record.values_F.tolist(), record.present_F.tolist()) for patient, record in records.items()
+    } == {
+        "p1": ([1.0, 61.0], [True, True]),
+        "p2": ([0.0, 0.0], [True, False]),
+        "p3": None,
+        "p4": ([0.0, 70.0], [False, True]),
+    }
+    # A hospital without a table has no records.
+    without = load_site_examples(site_of(folder), FederationConfig.model_validate(FEDERATION | model))
+    assert all(example.bag.clinical is None for part in without.values() for example in part)
+
+
+@pytest.mark.parametrize("change", [{"clinical": CLINICAL}, {}])
+def test_no_table_is_read_for_a_model_that_does_not_use_it(folder: Path, change: dict[str, object]) -> None:
+    site = site_of(folder, table=folder / "there is none.csv", columns={"age": "Age"})
+    loaded = load_site_examples(site, FederationConfig.model_validate(FEDERATION | change))
+    assert all(example.bag.clinical is None for part in loaded.values() for example in part)
 
 
 def test_missing_features_are_named_and_counted(folder: Path) -> None:
