@@ -1,16 +1,16 @@
-"""``fedpath cohort``: cohorts from data that does not come from slides."""
+"""``fedpath cohort``: check a hospital's cohort, or make one from data that does not come from slides."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(help="Make cohorts.", no_args_is_help=True)
+app = typer.Typer(help="Check and make cohorts.", no_args_is_help=True)
 
 
 @app.callback()
 def cohort() -> None:
-    """Make cohorts."""
+    """Check and make cohorts."""
 
 
 @app.command("from-table")
@@ -37,3 +37,26 @@ def from_table(
         instances = sum(len(bag.features_ND) for bag in bags)
         width = bags[0].features_ND.shape[1]
         typer.echo(f"{folder}: {len(bags)} bags ({labels}), {instances} instances of width {width}")
+
+
+@app.command("check")
+def check_command(
+    config: Annotated[Path, typer.Option(help="federation.toml: labels and clinical fields.")],
+    site: Annotated[Path, typer.Option(help="site.toml: manifest, clinical table and how its columns are mapped.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of tables.")] = False,
+) -> None:
+    """Count what a run would read: slides and patients by split and label, clinical data a field at a time.
+
+    Features are not opened. Counts name no patient; an error may, and stays on this screen.
+    """
+    import json
+
+    from fedpath.cli.check import check, show
+    from fedpath.core.config import load_federation, load_site
+
+    federation = load_federation(config)
+    report, clinical = check(federation, load_site(site))
+    if as_json:
+        typer.echo(json.dumps(report, ensure_ascii=False))
+    else:
+        show(report, federation, clinical)

@@ -53,6 +53,21 @@ class FieldCounts:
 
 
 @dataclass(frozen=True, slots=True)
+class Cell:
+    """One patient's field in the table."""
+
+    line: int
+    text: str
+    reading: Reading
+
+    @property
+    def meaning(self) -> tuple[State, float | str]:
+        """What two cells share that say the same."""
+        state = self.reading.state
+        return state, plain(self.text) if state in UNUSABLE else self.reading.value
+
+
+@dataclass(frozen=True, slots=True)
 class SiteClinical:
     """What a hospital's table says about the patients of its manifest."""
 
@@ -68,6 +83,8 @@ class SiteClinical:
     """Of these: in whose rows no field is known. They have no record."""
     unknown_rows: int = 0
     """Rows of patients who are not in the manifest."""
+    unusable: dict[str, list[Cell]] = field(default_factory=dict)
+    """Of each field, the cells that were counted as unusable; for the hospital's own screen only."""
 
 
 def load_clinical(site: SiteConfig, schema: ClinicalSchema, cohort: Cohort) -> SiteClinical:
@@ -89,46 +106,51 @@ def load_clinical(site: SiteConfig, schema: ClinicalSchema, cohort: Cohort) -> S
     at = _Columns.of(table, site.clinical)
     rows_of = _rows_of(table, at.patient)
     _refuse_strangers(table, rows_of, sorted(classes))
-    readings: dict[str, dict[str, Reading]] = {}
-    words: dict[str, dict[str, str]] = {}
-    for patient in sorted(classes.keys() & rows_of.keys()):
-        first, *others = rows_of[patient]
-        words[patient] = {name: first.cells[column] for name, column in at.fields.items()}
-        readings[patient] = {name: read(words[patient][name]) for name, read in readers.items()}
-        for other in others:
-            _refuse_second_row(table, patient, first, other, readers, at)
-    for name in readers:
-        _refuse_label(table, name, at.headings[name], classes, readings, words)
-    counts = {name: _counts(patient[name].state for patient in readings.values()) for name in readers}
-    for name, count in counts.items():
-        _refuse_unusable(table, name, count, site.clinical, schema, readings, words)
+    joined = sorted(classes.keys() & rows_of.keys())
+    for patient in joined:
+        _refuse_second_row(table, patient, rows_of[patient], readers, at)
+    cells = {
+        name: {patient: _cell(rows_of[patient][0], at.fields[name], read) for patient in joined}
+        for name, read in readers.items()
+    }
+    counts = {name: _counts(column.values()) for name, column in cells.items()}
+    for name, column in cells.items():
+        _refuse_label(table, name, at.headings[name], column, classes)
+        _refuse_unusable(table, name, counts[name], site.clinical, schema, column.values())
     records = {
         patient: record
-        for patient, row in readings.items()
-        if (record := _record(tuple(schema.fields), row)) is not None
+        for patient in joined
+        if (record := _record([cells[name][patient] if name in cells else None for name in schema.fields])) is not None
     }
     return SiteClinical(
         patients=len(classes),
         records=records,
         fields=counts,
-        with_row=len(readings),
-        empty_rows=len(readings) - len(records),
+        with_row=len(joined),
+        empty_rows=len(joined) - len(records),
         unknown_rows=sum(len(rows) for patient, rows in rows_of.items() if patient not in classes),
+        unusable={
+            name: sorted((cell for cell in column.values() if cell.reading.state in UNUSABLE), key=lambda c: c.line)
+            for name, column in cells.items()
+        },
     )
 
 
-def _record(names: Sequence[str], row: Mapping[str, Reading]) -> ClinicalRecord | None:
-    """Return a patient's record in the schema's order; None when no field is known."""
-    readings = [row.get(name, Reading("missing")) for name in names]
-    present = [reading.state == "present" for reading in readings]
+def _cell(row: TableRow, column: int, read: FieldReader) -> Cell:
+    return Cell(row.line, row.cells[column], read(row.cells[column]))
+
+
+def _record(cells: Sequence[Cell | None]) -> ClinicalRecord | None:
+    """Return a patient's record from the cells of all fields in the schema's order; None when no field is known."""
+    present = [cell is not None and cell.reading.state == "present" for cell in cells]
     if not any(present):
         return None
-    values_F = torch.tensor([reading.value for reading in readings], dtype=torch.float64)
-    return ClinicalRecord(values_F, torch.tensor(present))
+    values = [0.0 if cell is None else cell.reading.value for cell in cells]
+    return ClinicalRecord(torch.tensor(values, dtype=torch.float64), torch.tensor(present))
 
 
-def _counts(states: Iterable[State]) -> FieldCounts:
-    count = Counter(states)
+def _counts(cells: Iterable[Cell]) -> FieldCounts:
+    count = Counter(cell.reading.state for cell in cells)
     return FieldCounts(**{state: count[state] for state in STATES})
 
 
@@ -207,50 +229,36 @@ def _refuse_strangers(table: TextTable, rows_of: Mapping[str, object], patients:
 
 
 def _refuse_second_row(
-    table: TextTable,
-    patient: str,
-    first: TableRow,
-    other: TableRow,
-    readers: Mapping[str, FieldReader],
-    at: _Columns,
+    table: TextTable, patient: str, rows: Sequence[TableRow], readers: Mapping[str, FieldReader], at: _Columns
 ) -> None:
     """Refuse a patient's second row: which one is right, or whether there are two patients, is not ours to guess."""
+    if len(rows) == 1:
+        return
+    first, other = rows[:2]
     where = f"{table.path}, line {other.line}: patient '{patient}'"
     for name, read in readers.items():
-        cells = first.cells[at.fields[name]], other.cells[at.fields[name]]
-        meanings = [_meaning(read(cell), cell) for cell in cells]
-        if meanings[0] != meanings[1]:
+        one, two = (_cell(row, at.fields[name], read) for row in (first, other))
+        if one.meaning != two.meaning:
             raise DataError(
-                f"{where}: contradiction: '{at.headings[name]}' ({name}) is '{cells[1]}' here and '{cells[0]}' on line "
-                f"{first.line}",
+                f"{where}: contradiction: '{at.headings[name]}' ({name}) is '{two.text}' here and '{one.text}' on line "
+                f"{one.line}",
                 remedy="keep the row that is right",
             )
-    raise DataError(f"{where}: duplicate: is already on line {first.line}", remedy="keep one row a patient")
-
-
-def _meaning(reading: Reading, cell: str) -> tuple[State, float | str]:
-    """Return what two cells share that say the same."""
-    return reading.state, plain(cell) if reading.state in UNUSABLE else reading.value
+    raise DataError(f"{where}: duplicate: already on line {first.line}", remedy="keep one row a patient")
 
 
 def _refuse_label(
-    table: TextTable,
-    name: str,
-    heading: str,
-    classes: Mapping[str, int],
-    readings: Mapping[str, Mapping[str, Reading]],
-    words: Mapping[str, Mapping[str, str]],
+    table: TextTable, name: str, heading: str, column: Mapping[str, Cell], classes: Mapping[str, int]
 ) -> None:
     """Refuse a column that is the label: by its name, or because each of its values belongs to one class and back."""
     where = f"{table.path}: column '{heading}' ({name})"
     remedy = f"take '{name}' out of [clinical.columns] in site.toml"
     if plain(heading) == _LABEL_COLUMN:
         raise DataError(f"{where} is named as the manifest's label, which is to be predicted", remedy=remedy)
-    pairs: Counter[tuple[tuple[State, float | str], int]] = Counter()
-    for patient, row in readings.items():
-        if row[name].state != "missing":
-            pairs[_meaning(row[name], words[patient][name]), classes[patient]] += 1
-    one_to_one = len(pairs) == len({value for value, _ in pairs}) == len({label for _, label in pairs})
+    pairs = Counter(
+        (cell.meaning, classes[patient]) for patient, cell in column.items() if cell.reading.state != "missing"
+    )
+    one_to_one = len(pairs) == len({meaning for meaning, _ in pairs}) == len({label for _, label in pairs})
     if one_to_one and len(pairs) > 1 and pairs.total() >= _LEAK_PATIENTS and min(pairs.values()) >= _LEAK_CLASS:
         raise DataError(
             f"{where} is the label in other words: of all {pairs.total()} patients who have it, each value belongs to "
@@ -265,19 +273,18 @@ def _refuse_unusable(
     counts: FieldCounts,
     section: ClinicalSection,
     schema: ClinicalSchema,
-    readings: Mapping[str, Mapping[str, Reading]],
-    words: Mapping[str, Mapping[str, str]],
+    cells: Iterable[Cell],
 ) -> None:
     """Refuse a column of which too much cannot be used: then it is the mapping that is wrong, not single cells."""
     if counts.unusable <= section.max_unusable * counts.filled:
         return
     kinds = {state: count for state in UNUSABLE if (count := getattr(counts, state))}
     worst = max(kinds, key=lambda state: kinds[state])
-    offending = sorted({words[patient][name] for patient, row in readings.items() if row[name].state == worst})
+    offending = sorted({repr(cell.text) for cell in cells if cell.reading.state == worst})
     said = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in kinds.items())
     raise DataError(
         f"{table.path}: column '{section.columns[name].column}' ({name}): {counts.unusable} of {counts.filled} filled "
-        f"cells cannot be used: {said}, such as {_some([repr(word) for word in offending])}",
+        f"cells cannot be used: {said}, such as {_some(offending)}",
         remedy=_remedy(name, worst, section, schema),
     )
 
