@@ -77,7 +77,7 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"put the table into {_PAGE.name}")
     options = parser.parse_args()
     size = _QUICK if options.quick else Size()
-    names = [info.name for info in available_models()]
+    names = [info.name for info in available_models() if info.is_encoder]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         _make_bags(folder, size)

@@ -28,6 +28,7 @@ def test_the_examples_run(tmp_path: Path) -> None:
         exec(block, names)
     assert names["output"].attention_N.shape == (7,)
     assert torch.isfinite(names["model"].slide_head.weight.grad).all()
+    assert (names["with_table"].route, names["without_table"].route) == ("multi-modal", "single-modal")
 
 
 def test_every_option_is_documented() -> None:
