@@ -1,7 +1,7 @@
 """`fedpath client`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -86,9 +86,26 @@ def _say(event: "Event") -> None:
             typer.echo(f"joined federation {values['federation']} at {values['address']}")
         case "described":
             typer.echo(f"told the coordinator how {values['slides']} slides were encoded")
+        case "clinical_described" if values["patients"]:
+            typer.echo(_clinical(values))
+        case "clinical_not_trained" if values["round"] == 1:
+            typer.echo(
+                f"clinical data are not trained on: {values['patients']} training patients have some that can be used, "
+                f"policy.min_patients is {values['min_patients']}"
+            )
         case "trained":
             typer.echo(f"round {values['round']}: trained in {values['seconds']:.1f} s, loss {values['loss']:.3f}")
         case "sent":
             typer.echo(f"sent {values['what']}, {values['bytes']:,} bytes")
         case "finished":
             typer.echo(f"the run is over; the federated model is {values['model']}")
+
+
+def _clinical(values: dict[str, Any]) -> str:
+    """Say what the coordinator was told about clinical data, and what was kept back."""
+    have = f"{values['patients']} of {values['of']} training patients have clinical data"
+    if not values["told"]:
+        return f"{have}: fewer than policy.min_patients ({values['min_patients']}), so the coordinator was told of none"
+    told = ", ".join(f"{name} ({count})" for name, count in values["fields"].items()) or "no field"
+    kept = f"; kept back, fewer than {values['min_patients']}: " + ", ".join(values["held_back"])
+    return f"{have}; told the coordinator sums of {told}{kept if values['held_back'] else ''}"

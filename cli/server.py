@@ -50,6 +50,11 @@ def _say(event: "Event") -> None:
             typer.echo(f"starting without {', '.join(values['missing'])}")
         case "site_accepted":
             typer.echo(f"site {values['site']}: accepted, {values['patients']['train']} training patients")
+        case "clinical_agreed":
+            typer.echo(values["says"])
+        case "clinical_late":
+            does = "is trained on" if values["counted"] else "is not used: the run began without any"
+            typer.echo(f"site {values['site']}: its clinical data of {values['patients']} patients {does}")
         case "site_refused":
             where = f"round {values['round']}, " if "round" in values else ""
             typer.echo(f"{where}site {values['site']}: refused: {values['reason']}")

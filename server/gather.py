@@ -5,8 +5,9 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from fedpath.core.clinical.standard import check_statistics
 from fedpath.core.config import FederationConfig
-from fedpath.core.errors import FederationError, StoppedError
+from fedpath.core.errors import FederationError, RefusedError, StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.contract import differences, disagreements
 from fedpath.core.exchange.messages import Describe, Description, Refuse, RunFacts
@@ -75,6 +76,8 @@ def admit(
             refused[site] = "; ".join(wrong)
         elif not description.patients.get("train"):
             refused[site] = "it has no training patients"
+        elif fault := _clinical_fault(description, facts):
+            refused[site] = fault
     fitting = {site: description for site, description in stated.items() if site not in refused}
     contracts = {site: description.contract for site, description in (gathered.accepted | fitting).items()}
     # Whoever trains already is not put out by a newcomer.
@@ -89,6 +92,26 @@ def admit(
         events.emit("site_accepted", site=site, patients=fitting[site].patients, slides=fitting[site].slides)
     gathered.refused |= refused
     return True
+
+
+def _clinical_fault(description: Description, facts: RunFacts) -> str | None:
+    """Say what cannot be true of a site's clinical statistics; None if nothing is wrong."""
+    statistics = description.clinical
+    if statistics is None:
+        return None
+    if facts.clinical is None:
+        return "it describes clinical data, and the model reads none"
+    if statistics.fields.keys() - facts.clinical.fields.keys():
+        # Not named: what a stranger may write there is not for the operator's terminal.
+        return "it describes clinical fields that the federation does not declare"
+    patients = description.patients.get("train") or 0
+    if statistics.patients > patients:
+        return f"clinical data of {statistics.patients} training patients, and it has {patients}"
+    try:
+        check_statistics(facts.clinical, statistics)
+    except RefusedError as error:
+        return error.message
+    return None
 
 
 def dismiss(sites: Iterable[str], reason: str, facts: RunFacts, talk: Conversation) -> None:

@@ -67,8 +67,14 @@ class RunFolder:
     path: Path
     config: FederationConfig
 
-    def start(self, run: str, accepted: dict[str, Description], refused: dict[str, str]) -> None:
-        """Keep the settings and who takes part; again when that changes."""
+    def start(
+        self,
+        run: str,
+        accepted: dict[str, Description],
+        refused: dict[str, str],
+        clinical: dict[str, Any] | None = None,
+    ) -> None:
+        """Keep the settings, who takes part and what was agreed on about clinical data; again when that changes."""
         write_json(
             self.path / "run.json",
             {
@@ -76,6 +82,7 @@ class RunFolder:
                 "config": self.config.model_dump(mode="json", exclude={"server": {"credentials"}}),
                 "sites": {site: description.model_dump(mode="json") for site, description in accepted.items()},
                 "refused": refused,
+                "clinical": clinical,
             },
         )
 
@@ -86,7 +93,9 @@ class RunFolder:
     def keep_model(self, name: str, arrays: Arrays, *, round_: int) -> Path:
         """Keep a global model as `<name>.safetensors`."""
         config = self.config
-        metadata = model_metadata(config.federation.name, config.model, config.features, config.task.labels)
+        metadata = model_metadata(
+            config.federation.name, config.model, config.features, config.task.labels, config.clinical
+        )
         # On disk a model has its own names; the group is a matter of the exchange.
         state = {key.partition("/")[2]: torch.from_numpy(array) for key, array in arrays.items()}
         path = self.path / f"{name}.safetensors"

@@ -13,9 +13,11 @@ from fedpath.core.exchange.checks import Entitled, check_update
 from fedpath.core.exchange.groups import to_arrays
 from fedpath.core.exchange.messages import Evaluate, Evaluation, Finish, Metrics, Refusal, RunFacts, Train, Update
 from fedpath.core.exchange.wire import Arrays, hash_arrays
+from fedpath.core.models.multimodal.parts import MultimodalModel
 from fedpath.core.models.own import origin_of
 from fedpath.core.models.protocol import BagModel
 from fedpath.server.aggregation import GroupMean
+from fedpath.server.clinical import Agreement
 from fedpath.server.conversation import Conversation, Reply, Silence
 from fedpath.server.gather import Gathered, admit, dismiss, gather
 from fedpath.server.records import RoundManifest, RunFolder, SiteRound
@@ -63,8 +65,10 @@ class FederatedRun:
     ) -> None:
         self._config, self._run, self._talk, self._folder = config, run, talk, folder
         self._model, self._events, self._stop = model, events, stop
+        self._clinical: Agreement | None = None
         self._entitled: dict[str, Entitled] = {}
         self._counted: dict[str, list[int]] = {}
+        self._trained: dict[str, dict[str, int]] = {}
         self._facts = RunFacts(
             federation=config.federation.name,
             run=run,
@@ -73,6 +77,7 @@ class FederatedRun:
             features=config.features,
             model=config.model,
             package=origin_of(config.model.name),
+            clinical=config.clinical if isinstance(model, MultimodalModel) else None,
         )
 
     def execute(self) -> dict[str, Any]:
@@ -90,12 +95,15 @@ class FederatedRun:
 
     def _execute(self) -> dict[str, Any]:
         gathered = gather(self._config, self._facts, self._talk, self._events, self._stop)
+        self._agree(gathered)
         self._take_part(gathered)
         model = to_arrays(self._model)
         best = Best(model)
         rounds = self._config.training.rounds
         for round_ in range(1, rounds + 1):
+            early = set(gathered.accepted)
             if round_ > 1 and admit(gathered, self._config, self._facts, self._talk, self._events, self._stop):
+                self._say_what_latecomers_bring(gathered, early)
                 self._take_part(gathered)
             model, manifest = self._round(round_, model, sorted(gathered.accepted), best)
             self._folder.keep_round(manifest)
@@ -110,17 +118,34 @@ class FederatedRun:
         self._events.emit("run_finished", run=self._run, best_round=best.round, auc=best.auc)
         return summary
 
+    def _agree(self, gathered: Gathered) -> None:
+        """Put what the sites agree on about clinical data into the model, where it reads any."""
+        if self._facts.clinical is None or not isinstance(self._model, MultimodalModel):
+            return
+        self._clinical = agreement = Agreement.of(self._facts.clinical, gathered.accepted)
+        self._model.use_standard(agreement.standard)
+        self._events.emit("clinical_agreed", **agreement.record())
+
+    def _say_what_latecomers_bring(self, gathered: Gathered, early: set[str]) -> None:
+        """Tell whether the clinical data of sites that came later count; what was agreed on stays as it is."""
+        for site in sorted(gathered.accepted.keys() - early):
+            description = gathered.accepted[site]
+            if self._clinical is not None and description.clinical is not None:
+                counted = self._clinical.counted(description)
+                self._events.emit("clinical_late", site=site, patients=description.clinical.patients, counted=counted)
+
     def _take_part(self, gathered: Gathered) -> None:
         """Note what each site that takes part may send, and keep who does."""
         self._entitled = {
             site: Entitled(
                 description.patients["train"] or 0,
+                0 if self._clinical is None else self._clinical.counted(description),
                 clinical_groups=self._model.clinical_groups,
                 agreed_groups=self._model.agreed_groups,
             )
             for site, description in gathered.accepted.items()
         }
-        self._folder.start(self._run, gathered.accepted, gathered.refused)
+        self._folder.start(self._run, gathered.accepted, gathered.refused, self._clinical_record())
 
     def _round(self, round_: int, model: Arrays, sites: list[str], best: Best) -> tuple[Arrays, RoundManifest]:
         """Send the model, take the updates in, return their mean and the round's manifest."""
@@ -155,6 +180,8 @@ class FederatedRun:
             )
         for site in counted:
             self._counted.setdefault(site, []).append(round_)
+            for group in parts[site].patients:
+                self._trained.setdefault(group, {}).setdefault(site, round_)
         began = time.monotonic()
         result, patients = mean.result()
         aggregation_s += time.monotonic() - began
@@ -248,6 +275,10 @@ class FederatedRun:
     def _summary(
         self, gathered: Gathered, best: Best, validation: dict[str, Metrics], tests: dict[str, Metrics]
     ) -> dict[str, Any]:
+        groups = {
+            group: sorted(site for site, first in self._trained.get(group, {}).items() if first <= best.round)
+            for group in sorted(self._model.parameter_groups().keys() - self._model.agreed_groups)
+        }
         return {
             "federation": self._config.federation.name,
             "run": self._run,
@@ -263,8 +294,14 @@ class FederatedRun:
             # A model is the work of the sites that counted up to its round, whoever else took part or came later.
             "sites": sorted(site for site, rounds in self._counted.items() if rounds[0] <= best.round),
             "rounds_counted": self._counted,
+            "groups": groups,
+            "groups_never_trained": [group for group, by in groups.items() if not by],
+            "clinical": self._clinical_record(),
             "refused": gathered.refused,
         }
+
+    def _clinical_record(self) -> dict[str, Any] | None:
+        return None if self._clinical is None else self._clinical.record()
 
     def _say_goodbye(self, best: Best, sites: list[str]) -> None:
         """Give every site the best model; the run is over whether or not a site hears it."""

@@ -6,7 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -20,6 +20,21 @@ from fedpath.server.provision import provision
 WIDTH = 8
 DEADLINE_S = 90.0
 LABELS = ("normal", "tumour")
+CLINICAL = """
+[clinical.fields.age]
+type = "number"
+unit = "years"
+minimum = 18
+maximum = 110
+outcome_derived = false
+[clinical.fields.er]
+type = "binary"
+positive = "positive"
+negative = "negative"
+outcome_derived = false
+"""
+"""The fields of ``write_clinical``, for ``Federation.configure``."""
+BD = '[model]\nname = "bd"\noptions = { hidden = 8, prompt = 4, dropout = 0.1 }'
 
 
 def free_port() -> int:
@@ -60,6 +75,25 @@ def write_bag(path: Path, slide: str, features: np.ndarray, encoder: str) -> Non
     )  # fmt: skip
     coords = np.stack([np.arange(len(features)) * 256, np.zeros(len(features), dtype=int)], axis=1)
     write_features(path, features, coords, meta)
+
+
+def write_clinical(folder: Path, site: str, *, seed: int, patients: Iterable[int] = range(12)) -> None:
+    """Write a table with age and receptor status of some of the patients of ``write_cohort``, and map it in site.toml.
+
+    Every third patient's status is not known.
+    """
+    random = np.random.default_rng(seed)
+    rows = [f"Pat-ID;Alter-{site};Rezeptor-{site}"]
+    for number in patients:
+        status = ("", f"pos-{site}", f"neg-{site}")[number % 3]
+        rows.append(f"patient-{site}-{number:02d};{random.integers(30, 90) + number / 128};{status}")
+    (folder / f"clinical-{site}.csv").write_text("\n".join(rows) + "\n")
+    with (folder / "site.toml").open("a") as file:
+        file.write(
+            f'[clinical]\ntable = "clinical-{site}.csv"\npatient_column = "Pat-ID"\n'
+            f'[clinical.columns]\nage = "Alter-{site}"\ner.column = "Rezeptor-{site}"\n'
+            f'er.codes = {{ "pos-{site}" = "positive", "neg-{site}" = "negative" }}\n'
+        )
 
 
 class Federation:
@@ -111,6 +145,7 @@ class Federation:
         server: str = "",
         model: str = "[model.options]\ninner = 8\nattention = 8",
         training: str = "",
+        clinical: str = "",
         seed: int = 0,
     ) -> None:
         """Write federation.toml."""
@@ -121,7 +156,7 @@ class Federation:
             f'[server]\naddress = "127.0.0.1:{self.port}"\n{quorum}{server}\n'
             '[task]\nlabels = ["normal", "tumour"]\n'
             f'[features]\nencoder = "noise"\nwidth = {WIDTH}\nmpp = 0.5\npatch_px = 128\n'
-            f"{model}\n"
+            f"{clinical}\n{model}\n"
             f"[training]\nrounds = {rounds}\nlearning_rate = 0.003\n{training}\n"
         )
 

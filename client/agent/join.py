@@ -15,15 +15,18 @@ from fedpath.client.agent.kit import Kit, load_kit
 from fedpath.client.agent.preflight import wait_for_coordinator
 from fedpath.client.agent.worker import Worker
 from fedpath.client.audit import AUDIT_FILE, AuditLog
+from fedpath.core.clinical.standard import ClinicalStatistics
 from fedpath.core.config import SiteConfig
 from fedpath.core.errors import ConfigError, FedpathError, RefusedError, StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.groups import group_of
-from fedpath.core.exchange.messages import Answer, Finish, Order, Refusal, Refuse, Update, encode
+from fedpath.core.exchange.messages import Answer, Description, Finish, Order, Refusal, Refuse, Update, encode
 from fedpath.core.exchange.wire import Arrays
 
 # Asked often while something is likely to come, seldom while the other sites are training.
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S, _GROWTH = 0.02, 0.5, 1.2
+
+_DESCRIPTION = "how features were made, counts of patients and slides"
 
 
 @dataclass(slots=True)
@@ -167,11 +170,14 @@ def _in_words(answer: Answer, arrays: Arrays) -> str:
             groups = ", ".join(sorted({group_of(name) for name in arrays}))
             numbers = sum(array.size for array in arrays.values())
             return f"{numbers} parameters ({groups}), patient counts, training loss, validation figures"
+        case Description(clinical=ClinicalStatistics(patients=patients, fields=fields)):
+            told = ", ".join(sorted(fields)) or "no field"
+            return f"{_DESCRIPTION}, counts and sums over {patients} patients with clinical data ({told})"
         case Refusal(reason=reason):
             return f"a refusal: {reason}"
         case _:
             return {
-                "description": "how features were made, counts of patients and slides",
+                "description": _DESCRIPTION,
                 "evaluation": "figures over one split",
                 "receipt": "nothing but the confirmation",
             }[answer.kind]

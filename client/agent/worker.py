@@ -6,6 +6,7 @@ that is killed and started again answers the same order with the same bits.
 
 import dataclasses
 import hashlib
+from collections import Counter
 from importlib.metadata import version
 
 import numpy as np
@@ -13,9 +14,12 @@ import torch
 
 from fedpath.client.agent.contract import contract_of
 from fedpath.client.policy import check_order
+from fedpath.core.clinical.site import load_clinical
+from fedpath.core.clinical.standard import ClinicalStatistics, statistics_of
 from fedpath.core.cohort.examples import Example, load_examples, load_site_cohort
 from fedpath.core.cohort.manifest import SPLITS, Cohort, Split
 from fedpath.core.config import SiteConfig
+from fedpath.core.config.clinical import ClinicalSchema
 from fedpath.core.errors import RefusedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.groups import group_of, load_arrays, to_arrays
@@ -36,10 +40,11 @@ from fedpath.core.exchange.messages import (
 )
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models.checkpoint import model_metadata, save_model
+from fedpath.core.models.multimodal.parts import MultimodalModel
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.registry import build_model
 from fedpath.core.training.device import choose_device
-from fedpath.core.training.evaluation import NotFiniteError, evaluate
+from fedpath.core.training.evaluation import NotFiniteError, examine
 from fedpath.core.training.loop import TrainSettings, train
 from fedpath.core.training.precision import choose_precision
 
@@ -58,7 +63,8 @@ class Worker:
     def __init__(self, config: SiteConfig, *, federation: str, events: EventLog) -> None:
         self._config, self._federation, self._events = config, federation, events
         self._examples: dict[Split, list[Example]] = {}
-        self._loaded_for: tuple[tuple[str, ...], int] = ((), 0)
+        self._loaded_for: tuple[tuple[str, ...], int, str | None] = ((), 0, None)
+        self._fields: str | None = None
         self._device = choose_device(config.compute.device)
         self._precision = choose_precision(config.compute.precision, self._device)
         torch.set_num_threads(config.compute.threads)
@@ -71,6 +77,7 @@ class Worker:
             DataError: this hospital's data does not allow it.
         """
         check_order(self._config.policy, order, site=self._config.site.name, federation=self._federation)
+        self._check_fields(order.facts)
         match order:
             case Describe():
                 return self._describe(order.facts), {}
@@ -97,7 +104,36 @@ class Worker:
             patients={split: patients[split] if reported[split] else None for split in SPLITS},
             slides={split: len(cohort.of(split)) if reported[split] else None for split in SPLITS},
             version=version("fedpath"),
+            clinical=None if facts.clinical is None else self._describe_clinical(cohort, facts.clinical),
         )
+
+    def _describe_clinical(self, cohort: Cohort, schema: ClinicalSchema) -> ClinicalStatistics | None:
+        """Return what leaves about the training patients' clinical data, and say at the site what does and why."""
+        clinical = load_clinical(self._config, schema, cohort)
+        records = [clinical.records[patient] for patient in cohort.patients("train") if patient in clinical.records]
+        statistics = statistics_of(schema, records, min_patients=self._config.policy.min_patients)
+        told = {} if statistics is None else {name: field.count for name, field in statistics.fields.items()}
+        self._events.emit(
+            "clinical_described",
+            patients=len(records),
+            of=len(cohort.patients("train")),
+            told=statistics is not None,
+            fields=told,
+            held_back=sorted(clinical.fields.keys() - told.keys()),
+            min_patients=self._config.policy.min_patients,
+        )
+        return statistics
+
+    def _check_fields(self, facts: RunFacts) -> None:
+        """Refuse other clinical fields than the first order had: two sets of sums could tell a patient's value."""
+        if facts.clinical is None:
+            return
+        self._fields = self._fields or _in_order(facts.clinical)
+        if self._fields != _in_order(facts.clinical):
+            raise RefusedError(
+                f"site {self._config.site.name} refuses: the clinical fields have changed during the run",
+                remedy="start a new run after changing [clinical] in federation.toml",
+            )
 
     def _check_enough(self, patients: int) -> None:
         """Refuse to train on fewer patients than the policy asks for: every update states how many there were."""
@@ -111,8 +147,9 @@ class Worker:
         examples = self._load("train", order.facts)
         self._check_enough(len({example.patient_id for example in examples}))
         model = self._model(order.facts, arrays, order.base)
-        validation = self._metrics(model, self._load("validation", order.facts))
-        self._events.emit("validated", round=order.round - 1, **validation.model_dump())
+        examples = self._without_few_records(model, examples, order.round)
+        validation, routes = self._metrics(model, self._load("validation", order.facts))
+        self._events.emit("validated", round=order.round - 1, **validation.model_dump(), routes=routes)
         settings = TrainSettings(
             epochs=order.local_epochs,
             learning_rate=order.learning_rate,
@@ -135,9 +172,9 @@ class Worker:
             device=self._device,
             progress=progress,
         )
-        self._events.emit("trained", round=order.round, loss=result.loss, seconds=result.seconds)
         trained = to_arrays(model, result.patients_by_group)
         patients = self._that_may_leave(trained, arrays, result.patients_by_group)
+        self._events.emit("trained", round=order.round, loss=result.loss, seconds=result.seconds, patients=patients)
         update = Update(
             round=order.round,
             base=order.base,
@@ -147,6 +184,23 @@ class Worker:
             seconds=result.seconds,
         )
         return update, {name: array for name, array in trained.items() if group_of(name) in patients}
+
+    def _without_few_records(self, model: BagModel, examples: list[Example], round_: int) -> list[Example]:
+        """Return the examples without clinical data, where so few patients have any that their number may not leave."""
+        if not isinstance(model, MultimodalModel):
+            return examples
+        patients = {example.patient_id for example in examples if model.record_of(example.bag) is not None}
+        if not 0 < len(patients) < self._config.policy.min_patients:
+            return examples
+        self._events.emit(
+            "clinical_not_trained",
+            round=round_,
+            patients=len(patients),
+            min_patients=self._config.policy.min_patients,
+        )
+        return [
+            dataclasses.replace(example, bag=dataclasses.replace(example.bag, clinical=None)) for example in examples
+        ]
 
     def _that_may_leave(self, trained: Arrays, came: Arrays, patients_by_group: dict[str, int]) -> dict[str, int]:
         """Return the groups to send, each with the patients that trained it.
@@ -167,15 +221,15 @@ class Worker:
 
     def _evaluate(self, order: Evaluate, arrays: Arrays) -> Evaluation:
         model = self._model(order.facts, arrays, order.base)
-        metrics = self._metrics(model, self._load(order.split, order.facts))
-        self._events.emit("evaluated", round=order.round, split=order.split, **metrics.model_dump())
+        metrics, routes = self._metrics(model, self._load(order.split, order.facts))
+        self._events.emit("evaluated", round=order.round, split=order.split, **metrics.model_dump(), routes=routes)
         return Evaluation(round=order.round, base=order.base, metrics=metrics)
 
     def _finish(self, order: Finish, arrays: Arrays) -> Receipt:
         model = self._model(order.facts, arrays, order.base)
         path = self._config.state / order.facts.run / FINAL_MODEL
         facts = order.facts
-        metadata = model_metadata(facts.federation, facts.model, facts.features, facts.labels)
+        metadata = model_metadata(facts.federation, facts.model, facts.features, facts.labels, facts.clinical)
         save_model(path, model.state_dict(), metadata | {"run": facts.run, "round": str(order.best_round)})
         self._events.emit("finished", model=str(path), best_round=order.best_round)
         return Receipt()
@@ -193,36 +247,53 @@ class Worker:
             n_classes=len(facts.labels),
             options=facts.model.options,
             seed=facts.seed,
+            clinical=facts.clinical,
         )
         load_arrays(model, arrays)
         return model
 
-    def _metrics(self, model: BagModel, examples: list[Example]) -> Metrics:
-        """Evaluate; figures over fewer patients than the policy's minimum are held back."""
+    def _metrics(self, model: BagModel, examples: list[Example]) -> tuple[Metrics, dict[str, int]]:
+        """Evaluate; figures over fewer patients than the policy's minimum are held back.
+
+        Returns:
+            What may leave; and how many patients went by which of the model's branches, which stays here.
+        """
         patients = len({example.patient_id for example in examples})
         if patients < self._config.policy.min_patients or not examples:
-            return Metrics()
+            return Metrics(), {}
         try:
-            return Metrics(**dataclasses.asdict(evaluate(model, examples, self._device)))
+            examined = examine(model, examples, self._device)
         except NotFiniteError:
             raise RefusedError(
                 f"site {self._config.site.name}: the model that came gives no finite figures",
                 remedy="lower training.learning_rate or set aggregation.max_update_norm in federation.toml",
             ) from None
+        went = {example.patient_id: route for example, route in zip(examples, examined.routes, strict=True)}
+        routes = Counter(route for route in went.values() if route is not None)
+        return Metrics(**dataclasses.asdict(examined.metrics)), dict(routes)
 
     def _cohort(self, facts: RunFacts) -> Cohort:
         return load_site_cohort(self._config, facts.labels)
 
     def _load(self, split: Split, facts: RunFacts) -> list[Example]:
         """Load a split's bags once a run."""
-        wanted = (tuple(facts.labels), facts.features.width)
+        fields = None if facts.clinical is None else _in_order(facts.clinical)
+        wanted = (tuple(facts.labels), facts.features.width, fields)
         if self._loaded_for != wanted:
             self._examples, self._loaded_for = {}, wanted
         if split not in self._examples:
+            cohort, width, records = self._cohort(facts), facts.features.width, None
+            if facts.clinical is not None:
+                records = load_clinical(self._config, facts.clinical, cohort).records
             self._examples[split] = load_examples(
-                self._cohort(facts), self._config.data.features, split, width=facts.features.width
+                cohort, self._config.data.features, split, width=width, records=records
             )
         return self._examples[split]
+
+
+def _in_order(schema: ClinicalSchema) -> str:
+    """Return the fields as text that differs in their order too: it is the order of the entries of a record."""
+    return schema.model_dump_json()
 
 
 def _seed(seed: int, site: str, round_: int) -> int:

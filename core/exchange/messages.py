@@ -8,6 +8,8 @@ from typing import Annotated, Literal, Self, TypeVar
 
 from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_validator
 
+from fedpath.core.clinical.standard import ClinicalStatistics
+from fedpath.core.config.clinical import ClinicalSchema
 from fedpath.core.config.federation import FeaturesSection, Labels, ModelSection
 from fedpath.core.config.loading import Section
 from fedpath.core.config.names import FederationName
@@ -46,6 +48,8 @@ class RunFacts(Section):
     model: ModelSection
     package: Origin | None = None
     """Where the coordinator has the model from, when it is one of another package than fedpath."""
+    clinical: ClinicalSchema | None = None
+    """The clinical fields; None for a model that does not read any."""
 
 
 class Describe(Section):
@@ -127,6 +131,9 @@ class Description(Section):
     """By split; None where they are fewer than the site's policy lets it report."""
     slides: dict[Literal["train", "validation", "test"], Count | None]
     version: Annotated[str, Field(max_length=100)]
+    clinical: ClinicalStatistics | None = None
+    """Sums over the training patients with clinical data; None where they are fewer than the site's policy lets it
+    report, where there are none, and where the order names no fields."""
 
 
 class Update(Section):
