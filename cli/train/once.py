@@ -15,7 +15,7 @@ from fedpath.cli.train.trackers import Tracking, track, track_figures
 from fedpath.core.clinical.standard import Standard
 from fedpath.core.cohort import Example, Split
 from fedpath.core.config import FederationConfig
-from fedpath.core.config.clinical import ClinicalSchema
+from fedpath.core.config.clinical import ClinicalSchema, NumberField
 from fedpath.core.files import write_json
 from fedpath.core.models.checkpoint import model_metadata, save_model
 from fedpath.core.models.registry import uses_clinical
@@ -108,10 +108,8 @@ def train_once(
     """
     federation = job.federation
     standard = job.standard(examples["train"])
-    if standard is not None and not standard.patients:
-        has_any = any(example.bag.clinical is not None for example in examples["train"])
-        who = "fewer training patients than policy.min_patients have" if has_any else "no training patient has"
-        progress.say(f"{who} clinical data: the model is trained without it")
+    if standard is not None and (unread := _unread(job, standard, examples["train"])):
+        progress.say(unread)
     with job.tracking.open(fold) as trackers:
 
         def validated(result: Validated) -> None:
@@ -159,6 +157,18 @@ def train_once(
     }
     write_json(folder / METRICS, report)
     return report, predictions
+
+
+def _unread(job: Job, standard: Standard, examples_train: Sequence[Example]) -> str:
+    """Say what of the clinical data is not read, and why; nothing where all is."""
+    assert job.clinical is not None
+    if not standard.patients:
+        has_any = any(example.bag.clinical is not None for example in examples_train)
+        who = "fewer training patients than policy.min_patients have" if has_any else "no training patient has"
+        return f"{who} clinical data: the model is trained without it"
+    numbers = [name for name, field in job.clinical.fields.items() if isinstance(field, NumberField)]
+    unread = [name for name in numbers if name not in standard.mean]
+    return f"clinical fields that too few training patients have are not read: {', '.join(unread)}" if unread else ""
 
 
 def assess(predictions: Sequence[Prediction], seed: int) -> dict[str, Any]:

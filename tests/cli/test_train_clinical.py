@@ -118,6 +118,21 @@ def test_below_the_policys_minimum_clinical_data_is_not_read(copied: Path, tmp_p
     )
 
 
+def test_a_number_that_too_few_have_is_not_read_and_named(copied: Path, tmp_path: Path) -> None:
+    site, table = copied / "A" / "site.toml", copied / "A" / "clinical.csv"
+    site.write_text(site.read_text() + "[policy]\nmin_patients = 2\n")
+    header, *rows = table.read_text().splitlines()
+    patients = [row.split(",")[0] for row in rows]
+    table.write_text("\n".join([header, *(f"{patient},,G{place % 3 + 1}" for place, patient in enumerate(patients))]))
+    run = train(copied, tmp_path / "out", sites="A")
+    assert run.code == 0, run.err
+    assert run.out.count("clinical fields that too few training patients have are not read: age\n") == 1
+    standard = metrics_of(tmp_path / "out")["clinical_standard"]
+    assert standard["mean"] == {}
+    assert standard["patients"] > 2
+    assert (metrics_of(tmp_path / "out")["test"]["branches"]["multi-modal"] or {"patients": 0})["patients"] > 0
+
+
 @pytest.fixture(scope="module")
 def folds(clinical_hospitals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("folds") / "out"
