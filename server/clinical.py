@@ -4,9 +4,35 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from fedpath.core.clinical.standard import Standard, agree
+from fedpath.core.clinical.standard import Standard, agree, check_statistics
 from fedpath.core.config.clinical import ClinicalSchema
+from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.messages import Description
+
+
+def fault_of(description: Description, schema: ClinicalSchema | None) -> str | None:
+    """Say what cannot be true of what a site describes about clinical data; None if nothing is wrong.
+
+    Args:
+        description: the site's.
+        schema: the fields that were asked for; None for a model that reads none.
+    """
+    statistics = description.clinical
+    if statistics is None:
+        return None
+    if schema is None:
+        return "it describes clinical data, and the model reads none"
+    patients = description.patients.get("train") or 0
+    if statistics.patients > patients:
+        return f"it describes clinical data of {statistics.patients} training patients, and has {patients}"
+    if statistics.fields.keys() - schema.fields.keys():
+        # Not named: what a stranger writes there is not for the operator's terminal.
+        return "it describes clinical fields that the federation does not declare"
+    try:
+        check_statistics(schema, statistics)
+    except RefusedError as error:
+        return error.message
+    return None
 
 
 @dataclass(frozen=True, slots=True)

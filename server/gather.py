@@ -5,12 +5,12 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from fedpath.core.clinical.standard import check_statistics
 from fedpath.core.config import FederationConfig
-from fedpath.core.errors import FederationError, RefusedError, StoppedError
+from fedpath.core.errors import FederationError, StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.contract import differences, disagreements
 from fedpath.core.exchange.messages import Describe, Description, Refuse, RunFacts
+from fedpath.server.clinical import fault_of
 from fedpath.server.conversation import Conversation, Silence
 
 _REPORT_EVERY_S = 15.0
@@ -76,7 +76,7 @@ def admit(
             refused[site] = "; ".join(wrong)
         elif not description.patients.get("train"):
             refused[site] = "it has no training patients"
-        elif fault := _clinical_fault(description, facts):
+        elif fault := fault_of(description, facts.clinical):
             refused[site] = fault
     fitting = {site: description for site, description in stated.items() if site not in refused}
     contracts = {site: description.contract for site, description in (gathered.accepted | fitting).items()}
@@ -92,26 +92,6 @@ def admit(
         events.emit("site_accepted", site=site, patients=fitting[site].patients, slides=fitting[site].slides)
     gathered.refused |= refused
     return True
-
-
-def _clinical_fault(description: Description, facts: RunFacts) -> str | None:
-    """Say what cannot be true of a site's clinical statistics; None if nothing is wrong."""
-    statistics = description.clinical
-    if statistics is None:
-        return None
-    if facts.clinical is None:
-        return "it describes clinical data, and the model reads none"
-    if statistics.fields.keys() - facts.clinical.fields.keys():
-        # Not named: what a stranger may write there is not for the operator's terminal.
-        return "it describes clinical fields that the federation does not declare"
-    patients = description.patients.get("train") or 0
-    if statistics.patients > patients:
-        return f"clinical data of {statistics.patients} training patients, and it has {patients}"
-    try:
-        check_statistics(facts.clinical, statistics)
-    except RefusedError as error:
-        return error.message
-    return None
 
 
 def dismiss(sites: Iterable[str], reason: str, facts: RunFacts, talk: Conversation) -> None:

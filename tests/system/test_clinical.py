@@ -41,6 +41,22 @@ Worker._train = pretending
 main()
 """
 
+# Says that its patients are as old as nobody can be.
+_BOASTER = """
+from fedpath.client.agent import worker
+from fedpath.cli.main import main
+
+honest = worker.statistics_of
+
+def impossible(schema, records, *, min_patients):
+    statistics = honest(schema, records, min_patients=min_patients)
+    age = statistics.fields["age"]
+    return statistics.model_copy(update={"fields": {"age": age.model_copy(update={"sum": 200.0 * age.count})}})
+
+worker.statistics_of = impossible
+main()
+"""
+
 
 def run(federation: Federation) -> Path:
     """The whole run; its folder."""
@@ -174,32 +190,39 @@ def test_where_nobody_has_clinical_data_the_single_modal_branch_is_trained(feder
         assert (group in EVERYBODY) == any(started[name] != ended[name] for name in names), group
 
 
-def test_a_group_that_was_not_trained_and_a_table_that_contradicts_itself_are_refused(federation: Federation) -> None:
-    """C sends a clinical group without a table; B's table says two things of one patient. A goes on with C's rest."""
-    federation.configure(rounds=2, min_sites=1, model=BD, clinical=CLINICAL, server="join_timeout_s = 60")
-    write_clinical(federation.site("A"), "A", seed=0)
-    write_clinical(federation.site("B"), "B", seed=1)
-    with (federation.site("B") / "clinical-B.csv").open("a") as file:
-        file.write("patient-B-03;99;\n")
-    # All three must be there before the coordinator asks: it starts with min_sites, so it is started last.
-    federation.start_sites("A", "B")
-    federation.start_script("C", _PRETENDER, federation.join_arguments("C"))
-    for site in federation.sites:
-        federation.wait_for_output(site, "waiting up to")
-    federation.start_server()
-    assert [federation.wait(name) for name in ("server", "A", "B", "C")] == [0, 0, 3, 0]
+def test_what_cannot_be_true_is_refused_by_name_and_the_others_go_on(tmp_path: Path) -> None:
+    """B's table says two things of one patient, C sends a clinical group without a table, D impossible sums."""
+    with Federation(tmp_path, ["A", "B", "C", "D"]) as federation:
+        federation.configure(rounds=1, min_sites=1, model=BD, clinical=CLINICAL, server="join_timeout_s = 60")
+        for site in "ABD":
+            write_clinical(federation.site(site), site, seed=0)
+        with (federation.site("B") / "clinical-B.csv").open("a") as file:
+            file.write("patient-B-03;99;\n")
+        # All must be there before the coordinator asks: it starts with min_sites, so it is started last.
+        federation.start_sites("A", "B")
+        federation.start_script("C", _PRETENDER, federation.join_arguments("C"))
+        federation.start_script("D", _BOASTER, federation.join_arguments("D"))
+        for site in federation.sites:
+            federation.wait_for_output(site, "waiting up to")
+        federation.start_server()
+        assert [federation.wait(name) for name in ("server", "A", "B", "C", "D")] == [0, 0, 3, 0, 5]
 
-    assert "patient 'patient-B-03': contradiction" in federation.output("B")
-    assert "site B: refused: the site could not do it; its own log says why" in federation.output("server")
-    for path in (path for path in federation.state.rglob("*") if path.is_file()):
-        assert b"patient-B" not in path.read_bytes(), path
-    for manifest in read_rounds(federation.run_folder()):
-        assert manifest.sites["A"].outcome == "answered"
-        assert manifest.sites["C"].outcome == "refused"
-        assert manifest.sites["C"].reason == (
-            f"site C, round {manifest.round}: update refused: it sends group clinical, which only patients with "
-            "clinical data train, and described none"
+        assert "patient 'patient-B-03': contradiction" in federation.output("B")
+        assert "site B: refused: the site could not do it; its own log says why" in federation.output("server")
+        for path in (path for path in federation.state.rglob("*") if path.is_file()):
+            assert b"patient-B" not in path.read_bytes(), path
+        impossible = "clinical statistics of 'age' are impossible: a mean of 200 outside 18 to 110 years"
+        assert f"site D: refused: {impossible}" in federation.output("server")
+        assert impossible in federation.output("D")
+        (manifest,) = read_rounds(federation.run_folder())
+        assert {site: part.outcome for site, part in manifest.sites.items()} == {"A": "answered", "C": "refused"}
+        reason = (
+            "site C, round 1: update refused: it sends group clinical, which only patients with clinical data train, "
+            "and described none"
         )
+        assert manifest.sites["C"].reason == reason
         assert manifest.patients == dict.fromkeys(EVERYBODY + CLINICAL_GROUPS, 8)
-    assert "site C: refused: site C, round 1: update refused: it sends group clinical" in federation.output("server")
-    assert not any("Traceback" in federation.output(name) for name in ("server", "A", "B", "C"))
+        assert f"site C: refused: {reason}" in federation.output("server")
+        summary = json.loads((federation.run_folder() / "summary.json").read_text())
+        assert summary["clinical"]["sites"] == {"A": 8}
+        assert not any("Traceback" in federation.output(name) for name in ("server", *federation.sites))

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
+from fedpath.core.clinical.standard import ClinicalStatistics, FieldStatistics
+from fedpath.core.config.clinical import ClinicalSchema
 from fedpath.core.config.federation import FeaturesSection, ModelSection
 from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.contract import FeatureContract
@@ -40,8 +42,18 @@ FACTS = RunFacts(
     features=FeaturesSection(encoder="e", width=4, mpp=0.5, patch_px=128),
     model=ModelSection(name="acmil", options={"inner": 8, "mask_ratio": 0.5, "input_norm": "layer", "dropout": None}),
 )
+# The order of the fields is that of a record's entries: b before a must stay so.
+CLINICAL = ClinicalSchema.model_validate(
+    {
+        "fields": {
+            "b": {"type": "number", "unit": "mm", "minimum": 0.0, "maximum": 0.1, "outcome_derived": False},
+            "a": {"type": "category", "vocabulary": ["x", "y", "z"], "outcome_derived": False},
+            "c": {"type": "binary", "positive": "1", "negative": "0", "outcome_derived": False},
+        }
+    }
+)
 TRAIN = Train(
-    facts=FACTS,
+    facts=FACTS.model_copy(update={"clinical": CLINICAL}),
     round=2,
     rounds=3,
     base=HASH,
@@ -57,6 +69,13 @@ DESCRIPTION = Description(
     patients={"train": 12, "validation": 3, "test": 0},
     slides={"train": 20, "validation": 4, "test": 0},
     version="0.1.0",
+    clinical=ClinicalStatistics(
+        patients=11,
+        fields={
+            "age": FieldStatistics(count=9, sum=1 / 3, sum_squares=2 / 3),
+            "er": FieldStatistics(count=8, words=[3, 5]),
+        },
+    ),
 )
 ORDERS: list[Order] = [
     Describe(facts=FACTS),
@@ -80,6 +99,7 @@ def test_an_order_comes_back(order: Order) -> None:
     back, came = decode_order(encode(order, arrays))
     assert back == order
     assert type(back) is type(order)
+    assert back.model_dump_json() == order.model_dump_json()
     assert came["image/w"].tolist() == [0, 1, 2]
     assert decode_order(encode(order)) == (order, {})
 
@@ -146,6 +166,15 @@ NAN, INF = float("nan"), float("inf")
         ("round", NAN),
         ("round", 4),  # of 3: beyond the schedule
         ("rounds", 0),
+        ("facts.clinical", {}),
+        ("facts.clinical.fields", {}),
+        ("facts.clinical.fields.a.type", "number"),
+        ("facts.clinical.fields.b.maximum", 0.0),
+        ("facts.clinical.fields.b.maximum", NAN),
+        ("facts.clinical.fields.b.outcome_derived", True),  # the hospital refuses it too
+        ("facts.clinical.fields.a.vocabulary", ["one"]),
+        ("facts.clinical.fields.c.negative", "1"),
+        ("facts.clinical.rows", []),
         ("base", "abc"),
         ("base", HASH.upper()),
         ("base", HASH + "\n"),
@@ -211,6 +240,14 @@ def test_a_hostile_update_is_refused(path: str, value: Any) -> None:
         ("contract.path", "/data"),
         ("contract.encoder", "e" * 1001),
         ("version", "v" * 1001),
+        ("clinical.patients", 0),
+        ("clinical.patients", 10**40),
+        ("clinical.rows", [[54.0]]),
+        ("clinical.fields.age.count", -1),
+        ("clinical.fields.age.sum", NAN),
+        ("clinical.fields.age.sum_squares", INF),
+        ("clinical.fields.er.words", [-1, 9]),
+        ("clinical.fields.er.words", ["x", "y"]),
     ],
 )
 def test_a_hostile_description_is_refused(path: str, value: Any) -> None:
