@@ -25,11 +25,11 @@ Shape suffixes: B patients, F number fields; N, D as in ``fedpath.core.models``.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import NormalDist
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from scipy.stats import norm
 from sklearn.datasets import load_breast_cancer
 
 from fedpath.core.bags import Bag
@@ -87,7 +87,7 @@ class Planted:
     def best_auc(self) -> dict[str, float]:
         """The AUC of a perfect reader of the slide, of the table and of both."""
         evidence = {"image": self.image, "clinical": self.clinical, "both": self.both}
-        return {name: float(norm.cdf(d / math.sqrt(2))) for name, d in evidence.items()}
+        return {name: NormalDist().cdf(d / math.sqrt(2)) for name, d in evidence.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,10 +177,20 @@ def without_table(example: Example) -> Example:
     return replace(example, bag=replace(example.bag, clinical=None))
 
 
-def directions(planted: Planted, *, seed: int) -> tuple[Floats, Floats]:
+def perfect_scores(planted: Planted, evidence_B2: Floats, has_table_B: NDArray[np.bool_]) -> Floats:
+    """Return log p(evidence | 1) − log p(evidence | 0) of each patient (B): of the slide alone without a table."""
+    (d_i, d_c), rho = (planted.image, planted.clinical), planted.correlation
+    alone_B = d_i * evidence_B2[:, 0]
+    if rho == 1:  # the table repeats the slide
+        return alone_B
+    weights_2 = np.array([d_i - rho * d_c, d_c - rho * d_i]) / (1 - rho**2)
+    return np.where(has_table_B, evidence_B2 @ weights_2, alone_B)
+
+
+def directions(planted: Planted, *, seed: int) -> Sequence[Floats]:
     """Return the unit vectors u and v (D), at right angles."""
     basis_DD = _orthogonal(np.random.default_rng([seed, 0, 2]), planted.width)
-    return basis_DD[:, 0], basis_DD[:, 1]
+    return list(basis_DD.T[:2])
 
 
 def _slide(planted: Planted, z_i: float, u_D: Floats, v_D: Floats, random: np.random.Generator) -> Bag:
@@ -215,4 +225,5 @@ def _scales(numbers: int) -> tuple[Floats, Floats]:
 
 def _orthogonal(random: np.random.Generator, size: int) -> Floats:
     q, _ = np.linalg.qr(random.normal(size=(size, size)))
-    return np.asarray(q, dtype=np.float64)
+    turned: Floats = q.astype(np.float64)
+    return turned

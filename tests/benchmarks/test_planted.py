@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from _planted_modalities import MARK, Planted, breast_cohort, directions, planted_cohort, without_tables
+from _planted_modalities import MARK, Planted, breast_cohort, directions, perfect_scores, planted_cohort, without_tables
 
 from fedpath.core.training.metrics import auc
 
@@ -29,6 +29,9 @@ def test_a_perfect_reader_of_the_evidence_reaches_the_stated_aucs(image, clinica
     ratio_B = z_B2 @ np.linalg.pinv(np.array([[1, rho], [rho, 1]])) @ d_2
     for name, score_B in {"image": z_B2[:, 0], "clinical": z_B2[:, 1], "both": ratio_B}.items():
         assert auc(y_B, score_B) == pytest.approx(planted.best_auc[name], abs=0.012), name
+    has_B = np.arange(len(y_B)) % 3 == 0
+    found_B = perfect_scores(planted, z_B2, has_B)
+    assert found_B == pytest.approx(np.where(has_B, ratio_B, image * z_B2[:, 0]))
 
 
 def test_overlap_goes_from_adding_up_to_adding_nothing():
