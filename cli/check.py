@@ -87,11 +87,12 @@ def _clinical(clinical: SiteClinical, schema: ClinicalSchema, columns: Mapping[s
 
 def show(report: Mapping[str, Any], federation: FederationConfig, clinical: SiteClinical | None) -> None:
     """Print a report for people; it fits 80 columns."""
-    console = Console(highlight=False)
+    # Labels, fields and cells are shown as they are: none of them is markup.
+    console = Console(highlight=False, markup=False)
     labels = list(report["slides"]["train"])
     slides = sum(map(_total, report["slides"].values()))
     patients = sum(map(_total, report["patients"].values()))
-    console.print(f"[bold]{report['site']}[/bold]: {slides} slides of {patients} patients\n")
+    console.print(f"{report['site']}: {slides} slides of {patients} patients\n")
     table = _table("split", "label")
     for heading in ("slides", "patients"):
         table.add_column(heading, justify="right", no_wrap=True)
@@ -138,7 +139,7 @@ def _show_unusable(console: Console, clinical: SiteClinical) -> None:
         if cells:
             places = [f"'{cell.text}' (line {cell.line})" for cell in cells[:_SHOWN]]
             more = f" and {len(cells) - _SHOWN} more" if len(cells) > _SHOWN else ""
-            console.print(f"{name}: not usable: {', '.join(places)}{more}", markup=False)
+            console.print(f"{name}: not usable: {', '.join(places)}{more}")
 
 
 def _possible(field: ClinicalField) -> tuple[str, ...]:
