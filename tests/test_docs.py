@@ -63,11 +63,24 @@ def _anchors(path: Path) -> set[str]:
 
 
 def _tables(schema: type[BaseModel]) -> dict[str, dict[str, FieldInfo]]:
-    """Return the keys of a configuration file by the heading they stand under."""
-    models = {key: list(_models_in(field.annotation)) for key, field in schema.model_fields.items()}
-    top = {key: field for key, field in schema.model_fields.items() if not models[key]}
-    inside = {f"[{key}]": dict(found[0].model_fields) for key, found in models.items() if found}
-    return ({"Top level": top} if top else {}) | inside
+    """Return the keys of a configuration file by the heading they stand under.
+
+    A table of tables (``[clinical.fields.NAME]``) has a heading of its own, with the keys of all its kinds.
+    """
+    tables: dict[str, dict[str, FieldInfo]] = {"Top level": {}}
+    for key, field in schema.model_fields.items():
+        section = next(_models_in(field.annotation), None)
+        if section is None:
+            tables["Top level"][key] = field
+            continue
+        tables[f"[{key}]"] = {}
+        for name, inner in section.model_fields.items():
+            if kinds := list(_models_in(inner.annotation)):
+                keys = {word: found for kind in kinds for word, found in kind.model_fields.items()}
+                tables[f"[{key}.{name}.NAME]"] = keys
+            else:
+                tables[f"[{key}]"][name] = inner
+    return {heading: keys for heading, keys in tables.items() if keys}
 
 
 def _documented(file: str) -> dict[str, dict[str, list[str]]]:

@@ -1,6 +1,7 @@
 """`fedpath cohort check`: what a hospital sees of its own data before anything leaves."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -165,3 +166,17 @@ def test_a_mistake_ends_with_its_error(folder: Path, change: dict[str, str], cod
     else:
         run.assert_error(code, *words)
         assert run.out == ""
+
+
+def test_the_documentation_shows_what_the_command_prints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "clinical.md").read_text()
+    for block in re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL):
+        (tmp_path / block.partition("\n")[0].removeprefix("# ")).write_text(block)
+    tables = re.findall(r"```csv\n(.*?)```", page, flags=re.DOTALL)
+    for name, content in zip(("clinical.csv", "manifest.csv"), tables, strict=True):
+        (tmp_path / name).write_text(content)
+    command, _, output = re.findall(r"```console\n\$ (.*?)```", page, flags=re.DOTALL)[0].partition("\n")
+    monkeypatch.chdir(tmp_path)
+    run = fedpath(*command.split()[1:], environment={"COLUMNS": "80"})
+    printed = [line.rstrip() for line in run.out.replace(f"{tmp_path}/", "").rstrip().splitlines()]
+    assert printed == output.splitlines()
