@@ -7,7 +7,7 @@ import csv
 import io
 import re
 import warnings
-from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import datetime, time
 from pathlib import Path
@@ -137,28 +137,32 @@ def _excel_rows(path: Path, sheet: str | None, decimal: str) -> list[TableRow]:
         # About decorations (validation lists, conditional formats) that are dropped, as everything but the values is.
         warnings.simplefilter("ignore", UserWarning)
         try:
-            book = openpyxl.load_workbook(path, read_only=True, data_only=True)
+            with closing(openpyxl.load_workbook(path, read_only=True, data_only=True)) as book:
+                return _sheet_rows(path, book, sheet, decimal)
+        except DataError:
+            raise
         except Exception as error:  # the parser of a broken file fails in whatever way it happens to
             raise DataError(
                 f"{path}: not readable as Excel: {type(error).__name__}: {error}",
                 remedy="open it in Excel and save it as .xlsx without a password, or as CSV",
             ) from error
-        try:
-            return list(_sheet_rows(path, book, sheet, decimal))
-        finally:
-            book.close()
 
 
-def _sheet_rows(path: Path, book: Any, sheet: str | None, decimal: str) -> Iterator[TableRow]:
+def _sheet_rows(path: Path, book: Any, sheet: str | None, decimal: str) -> list[TableRow]:
     names = [one.title for one in book.worksheets]
+    remedy = f"set clinical.sheet in site.toml to one of: {', '.join(names)}"
     if not names or (sheet is not None and sheet not in names):
-        wanted = "no sheet" if sheet is None else f"no sheet '{sheet}'"
-        raise DataError(f"{path}: {wanted}", remedy=f"set clinical.sheet in site.toml to one of: {', '.join(names)}")
+        raise DataError(f"{path}: no sheet" + (f" '{sheet}'" if sheet is not None else ""), remedy=remedy)
     chosen = book[sheet or names[0]]
     # Some programs write a wrong size into the file, and rows beyond it would be left out.
     chosen.reset_dimensions()
-    for line, values in enumerate(chosen.iter_rows(values_only=True), 1):
-        yield TableRow(line, tuple(_text(value, decimal) for value in values))
+    rows = [
+        TableRow(line, tuple(_text(value, decimal) for value in values))
+        for line, values in enumerate(chosen.iter_rows(values_only=True), 1)
+    ]
+    if len(names) > 1 and not any(any(row.cells) for row in rows):
+        raise DataError(f"{path}: sheet '{chosen.title}' is empty", remedy=remedy)
+    return rows
 
 
 def _text(value: Any, decimal: str) -> str:

@@ -4,6 +4,7 @@ import sys
 from datetime import date, datetime
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import openpyxl
 import pytest
@@ -115,6 +116,22 @@ def test_a_sheet_by_its_name_and_the_first_by_default(tmp_path: Path) -> None:
     error = fault(path, sheet="2023")
     assert error.message.endswith("no sheet '2023'")
     assert error.remedy == "set clinical.sheet in site.toml to one of: Sheet, 2024"
+
+
+def test_an_empty_first_sheet_points_to_the_others(tmp_path: Path) -> None:
+    error = fault(excel(tmp_path, [], sheets={"data": [["patient"], ["p1"]]}))
+    assert error.message.endswith("sheet 'Sheet' is empty")
+    assert error.remedy == "set clinical.sheet in site.toml to one of: Sheet, data"
+
+
+def test_a_sheet_that_is_broken_inside(tmp_path: Path) -> None:
+    whole = excel(tmp_path, [["patient", "age"], ["p1", 50]])
+    broken = tmp_path / "broken.xlsx"
+    with ZipFile(whole) as source, ZipFile(broken, "w") as target:
+        for name in source.namelist():
+            content = source.read(name)
+            target.writestr(name, content[: len(content) // 2] if "sheet1" in name else content)
+    assert "not readable as Excel" in fault(broken).message
 
 
 def test_a_sheet_of_a_text_file(tmp_path: Path) -> None:
