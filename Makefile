@@ -36,6 +36,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/global_forms.py
 	$(BIN)/python benchmarks/pooling.py
 	$(BIN)/python benchmarks/models.py
+	$(BIN)/python benchmarks/missing_modality.py
 
 # Dependencies, torch first and by exact version: anything else would pull the CUDA build.
 $(VENV)/.dependencies: constraints.txt pyproject.toml

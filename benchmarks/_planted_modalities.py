@@ -219,11 +219,10 @@ def _number(minimum: float, maximum: float) -> dict[str, object]:
 
 def _scales(numbers: int) -> tuple[Floats, Floats]:
     """Return mean and spread of each number field: units differ by orders of magnitude, as in a hospital's table."""
-    spread_F = 10.0 ** (np.arange(numbers) % 4 - 1)
+    spread_F = np.array([10.0 ** (index % 4 - 1) for index in range(numbers)])
     return 5 * spread_F, spread_F
 
 
 def _orthogonal(random: np.random.Generator, size: int) -> Floats:
     q, _ = np.linalg.qr(random.normal(size=(size, size)))
-    turned: Floats = q.astype(np.float64)
-    return turned
+    return np.asarray(q, dtype=np.float64)

@@ -30,9 +30,13 @@ from rich.table import Table
 
 _DOCS = Path(__file__).parents[1] / "docs"
 _STUDY, _PAGE = _DOCS / "missing-data.md", _DOCS / "benchmarks.md"
-_DRAWS, _TUNING_DRAWS = range(5), range(100, 103)
-_SETTINGS = [Recipe(rate, epochs) for rate, epochs in product((3e-4, 1e-3, 3e-3), (4, 8, 16))]
-_ABLATED, _TUNED_AT = (0, 40, 80), (0, 60)
+_DRAWS, _TUNING_DRAWS = range(5), range(100, 102)
+_SETTINGS = [
+    Recipe(3e-4, 8),
+    *(Recipe(rate, epochs) for rate, epochs in product((1e-3, 3e-3), (4, 8))),
+    Recipe(1e-3, 16),
+]
+_ABLATED, _TUNED_AT = (0, 40, 80), (60,)
 _FEDERATED = ("bd", "image-only", "fill-zero", "fill-mean", "fill-autoencoder", "ensemble")
 
 
