@@ -269,7 +269,7 @@ class Worker:
                 remedy="lower training.learning_rate or set aggregation.max_update_norm in federation.toml",
             ) from None
         went = {example.patient_id: route for example, route in zip(examples, examined.routes, strict=True)}
-        routes = Counter(route for route in went.values() if route is not None)
+        routes: Counter[str] = Counter(route for route in went.values() if route is not None)
         return Metrics(**dataclasses.asdict(examined.metrics)), dict(routes)
 
     def _cohort(self, facts: RunFacts) -> Cohort:

@@ -15,7 +15,7 @@ from fedpath.core.cohort import Example
 from fedpath.core.config.clinical import ClinicalSchema, NumberField
 from fedpath.core.errors import ConfigError
 from fedpath.core.models import BagModel, build_model
-from fedpath.core.models.multimodal.bd import Bd, BdOptions
+from fedpath.core.models.multimodal.parts import MultimodalModel
 from fedpath.core.training import TrainSettings, class_weights, evaluate, learning_rate_at, predict, train
 
 WIDTH = 8
@@ -143,7 +143,8 @@ def test_patients_are_counted_for_each_group_that_they_trained() -> None:
 
     def trained(standard: Standard) -> tuple[dict[str, int], set[str]]:
         """The counts, and the groups of the parameters that training changed."""
-        model = Bd(build_model("abmil", width=WIDTH, n_classes=2, seed=0), WIDTH // 2, 2, BdOptions(), schema)
+        model = build_model("bd", width=WIDTH, n_classes=2, seed=0, clinical=schema)
+        assert isinstance(model, MultimodalModel)
         model.use_standard(standard)
         before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
         counts = train(model, examples, TrainSettings(1, 1e-3), seed=0).patients_by_group
