@@ -13,9 +13,9 @@ from statistics import mean, stdev
 from _common import report, shared_data
 from _federation import run, run_commands, write_federation, write_site
 
-from fedpath.core.cohort import load_site_examples
 from fedpath.core.config import load_federation, load_site
 from fedpath.core.models import load_model
+from fedpath.core.training.data import load_site_examples
 from fedpath.core.training.evaluation import predict
 from fedpath.core.training.metrics import auc
 

@@ -7,9 +7,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from fedpath.core.clinical.fields import STATES
-from fedpath.core.clinical.site import SiteClinical, load_clinical
 from fedpath.core.cohort import SPLITS, Cohort, load_site_cohort
+from fedpath.core.cohort.clinical.fields import STATES
+from fedpath.core.cohort.clinical.join import SiteClinical, load_clinical
 from fedpath.core.config import FederationConfig, SiteConfig
 from fedpath.core.config.clinical import BinaryField, CategoryField, ClinicalField, ClinicalSchema, NumberField
 

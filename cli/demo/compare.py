@@ -11,12 +11,13 @@ import torch
 
 from fedpath.cli.demo.plan import Hospital, Plan
 from fedpath.client.explain.heatmap import attention_heatmap, save_scores
-from fedpath.core.cohort import Example, Split, load_site_examples
+from fedpath.core.cohort import Example, Split
 from fedpath.core.config import FederationConfig, load_federation, load_site
 from fedpath.core.models import load_model
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.report.data import Heatmap, Interval, ModelKind, ModelResult, Prediction
 from fedpath.core.training.bootstrap import bootstrap_auc
+from fedpath.core.training.data import load_site_examples
 from fedpath.core.training.evaluation import predict
 
 _HEATMAPS_PER_HOSPITAL = 2

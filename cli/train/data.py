@@ -4,10 +4,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from fedpath.client.agent.contract import contract_of
-from fedpath.core.cohort import Example, Split, load_site_cohort, load_site_examples
+from fedpath.core.cohort import Example, Split, load_site_cohort
 from fedpath.core.config import FederationConfig, SiteConfig
 from fedpath.core.errors import DataError
 from fedpath.core.exchange.contract import differences, disagreements
+from fedpath.core.training.data import load_site_examples
 
 
 def check_features(federation: FederationConfig, sites: Sequence[SiteConfig]) -> None:

@@ -18,7 +18,7 @@ from fedpath.core.config import FederationConfig
 from fedpath.core.config.clinical import ClinicalSchema, NumberField
 from fedpath.core.files import write_json
 from fedpath.core.models.checkpoint import model_metadata, save_model
-from fedpath.core.models.registry import uses_clinical
+from fedpath.core.models.registry import fields_read
 from fedpath.core.training import Validated, bootstrap, examine, learning_rate_at, train_alone
 from fedpath.core.training.alone import initial_model
 from fedpath.core.training.cross_validation import fingerprint
@@ -52,7 +52,7 @@ class Job:
     @property
     def clinical(self) -> ClinicalSchema | None:
         """The clinical fields that the model reads."""
-        return self.federation.clinical if uses_clinical(self.federation.model.name) else None
+        return fields_read(self.federation.model.name, self.federation.clinical)
 
     def standard(self, examples_train: Sequence[Example]) -> Standard | None:
         """Return how clinical data is read: what the sites agree on by these patients, each by its own policy."""

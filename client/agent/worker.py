@@ -14,8 +14,8 @@ import torch
 
 from fedpath.client.agent.contract import contract_of
 from fedpath.client.policy import check_order
-from fedpath.core.clinical.site import load_clinical
 from fedpath.core.clinical.standard import ClinicalStatistics, statistics_of
+from fedpath.core.cohort.clinical.join import load_clinical
 from fedpath.core.cohort.examples import Example, load_examples, load_site_cohort
 from fedpath.core.cohort.manifest import SPLITS, Cohort, Split
 from fedpath.core.config import SiteConfig

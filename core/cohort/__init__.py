@@ -1,6 +1,6 @@
 """A hospital's cohort: the manifest of its slides, its patients and their splits, and its bags in memory."""
 
-from fedpath.core.cohort.examples import Example, load_examples, load_site_cohort, load_site_examples
+from fedpath.core.cohort.examples import Example, load_examples, load_site_cohort
 from fedpath.core.cohort.manifest import SPLITS, Cohort, Slide, Split, load_cohort
 from fedpath.core.cohort.splits import class_of, fold_patients, split_patients
 
@@ -15,6 +15,5 @@ __all__ = [
     "load_cohort",
     "load_examples",
     "load_site_cohort",
-    "load_site_examples",
     "split_patients",
 ]

@@ -7,10 +7,9 @@ from pathlib import Path
 from fedpath.core.bags.bag import Bag
 from fedpath.core.bags.store import read_bag
 from fedpath.core.clinical.record import ClinicalRecord
-from fedpath.core.cohort.manifest import SPLITS, Cohort, Split, load_cohort
-from fedpath.core.config import FederationConfig, SiteConfig
+from fedpath.core.cohort.manifest import Cohort, Split, load_cohort
+from fedpath.core.config import SiteConfig
 from fedpath.core.errors import DataError
-from fedpath.core.models.registry import uses_clinical
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,20 +83,3 @@ def load_site_cohort(site: SiteConfig, labels: Sequence[str]) -> Cohort:
         split_seed=data.split_seed,
         name=site.site.name,
     )
-
-
-def load_site_examples(site: SiteConfig, federation: FederationConfig) -> dict[Split, list[Example]]:
-    """Load every split of the hospital that a site.toml describes, under a federation's labels and feature width.
-
-    Clinical data is read where the federation's model uses it, and only there.
-
-    Raises:
-        DataError: the manifest, a feature file or the clinical table is wrong.
-    """
-    from fedpath.core.clinical.site import load_clinical  # itself reads cohorts
-
-    cohort = load_site_cohort(site, federation.task.labels)
-    schema = federation.clinical if uses_clinical(federation.model.name) else None
-    records = None if schema is None else load_clinical(site, schema, cohort).records
-    width = federation.features.width
-    return {split: load_examples(cohort, site.data.features, split, width=width, records=records) for split in SPLITS}

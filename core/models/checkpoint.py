@@ -16,7 +16,7 @@ from fedpath.core.errors import ConfigError, DataError
 from fedpath.core.files import write_bytes
 from fedpath.core.models.own import GROUP, find_own, origin_of
 from fedpath.core.models.protocol import BagModel
-from fedpath.core.models.registry import build_model, uses_clinical
+from fedpath.core.models.registry import build_model, fields_read
 
 REQUIRED = ("name", "width", "n_classes", "options", "labels")
 """Metadata keys without which a model cannot be rebuilt; ``options`` and ``labels`` are JSON. A model that reads
@@ -36,7 +36,7 @@ def model_metadata(
     ``package`` stands in it for a model of another package than fedpath: its name and version.
     """
     origin = origin_of(model.name)
-    fields = clinical if uses_clinical(model.name) else None
+    fields = fields_read(model.name, clinical)
     return (
         {
             "name": model.name,

@@ -265,6 +265,11 @@ def uses_clinical(name: str) -> bool:
     return name in _MODELS and _MODELS[name].uses_clinical
 
 
+def fields_read(name: str, clinical: ClinicalSchema | None) -> ClinicalSchema | None:
+    """Return the clinical fields that a model reads: the federation's, or None where it reads none."""
+    return clinical if uses_clinical(name) else None
+
+
 def count_parameters(
     name: str, *, width: int, n_classes: int, clinical: ClinicalSchema | None = NOMINAL_CLINICAL
 ) -> int:

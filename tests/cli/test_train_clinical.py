@@ -12,11 +12,11 @@ from command import Run, fedpath
 from hospitals import CLINICAL_FEDERATION, CLINICAL_SITE, FEDERATION, FIELDS
 
 from fedpath.cli.train.predictions import Prediction, read_predictions, write_predictions
-from fedpath.core.cohort import load_site_examples
 from fedpath.core.config import load_federation, load_site
 from fedpath.core.errors import DataError
 from fedpath.core.models import load_model
 from fedpath.core.training import auc, examine, predict
+from fedpath.core.training.data import load_site_examples
 
 
 def train(hospitals: Path, out: Path, *more: str, config: Path | None = None, sites: str = "AB") -> Run:

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from fedpath.client.audit import verify
 from fedpath.core.clinical.standard import agree, statistics_of
-from fedpath.core.cohort import Example, load_site_examples
+from fedpath.core.cohort import Example
 from fedpath.core.config import FederationConfig, load_federation, load_site
 from fedpath.core.models import load_model
 from fedpath.core.models.multimodal.parts import MultimodalModel
 from fedpath.core.training.alone import initial_model
+from fedpath.core.training.data import load_site_examples
 from fedpath.core.training.loop import TrainSettings, train
 from fedpath.server.records import read_rounds
 

@@ -11,10 +11,10 @@ import torch
 from federation import Federation, write_cohort
 
 from fedpath.client.audit import verify
-from fedpath.core.cohort import load_site_examples
 from fedpath.core.config import FederationConfig, load_federation, load_site
 from fedpath.core.models import load_model
 from fedpath.core.training.alone import initial_model
+from fedpath.core.training.data import load_site_examples
 from fedpath.core.training.loop import TrainSettings, train
 from fedpath.server.records import read_rounds
 

@@ -12,9 +12,9 @@ import torch
 from federation import write_bag
 
 from fedpath.client.agent.worker import Worker
-from fedpath.core.clinical.site import load_clinical
 from fedpath.core.clinical.standard import Standard, statistics_of
 from fedpath.core.cohort import load_examples, load_site_cohort
+from fedpath.core.cohort.clinical.join import load_clinical
 from fedpath.core.config import SiteConfig, load_site
 from fedpath.core.config.clinical import BinaryField, ClinicalSchema, NumberField
 from fedpath.core.config.federation import FeaturesSection, ModelSection

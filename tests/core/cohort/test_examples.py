@@ -9,9 +9,10 @@ import torch
 
 from fedpath.core.bags import FeatureMeta, write_features
 from fedpath.core.clinical.record import ClinicalRecord
-from fedpath.core.cohort import Cohort, load_cohort, load_examples, load_site_examples
+from fedpath.core.cohort import Cohort, load_cohort, load_examples
 from fedpath.core.config import FederationConfig, SiteConfig
 from fedpath.core.errors import DataError
+from fedpath.core.training.data import load_site_examples
 
 WIDTH = 6
 

@@ -11,19 +11,16 @@ import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 import torch
 
-from fedpath.core.clinical.fields import STATES, UNUSABLE, FieldReader, Reading, State
 from fedpath.core.clinical.record import ClinicalRecord
-from fedpath.core.clinical.table import TableRow, TextTable, read_clinical
+from fedpath.core.cohort.clinical.fields import STATES, UNUSABLE, FieldReader, Reading, State
+from fedpath.core.cohort.clinical.table import TableRow, TextTable, read_clinical
+from fedpath.core.cohort.manifest import Cohort
 from fedpath.core.config.clinical import ClinicalSchema, ClinicalSection, NumberField, plain, words_of
 from fedpath.core.config.site import SiteConfig
 from fedpath.core.errors import DataError
-
-if TYPE_CHECKING:  # cohorts attach the records made here to their bags
-    from fedpath.core.cohort.manifest import Cohort
 
 _LABEL_COLUMN = "label"
 """Of the manifest; a table that was joined with it carries the name along."""

@@ -9,7 +9,7 @@ from zipfile import ZipFile
 import openpyxl
 import pytest
 
-from fedpath.core.clinical.table import TextTable, read_clinical
+from fedpath.core.cohort.clinical.table import TextTable, read_clinical
 from fedpath.core.errors import DataError
 
 

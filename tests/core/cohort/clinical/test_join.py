@@ -7,7 +7,7 @@ import openpyxl
 import pytest
 import torch
 
-from fedpath.core.clinical.site import FieldCounts, SiteClinical, load_clinical
+from fedpath.core.cohort.clinical.join import FieldCounts, SiteClinical, load_clinical
 from fedpath.core.cohort.examples import load_site_cohort
 from fedpath.core.config.clinical import ClinicalSchema
 from fedpath.core.config.site import SiteConfig

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from fedpath.core.clinical.fields import FieldReader, Reading
+from fedpath.core.cohort.clinical.fields import FieldReader, Reading
 from fedpath.core.config.clinical import BinaryField, CategoryField, MappedColumn, NumberField
 from fedpath.core.errors import DataError
 
