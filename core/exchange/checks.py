@@ -6,7 +6,7 @@ import numpy as np
 
 from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.groups import group_of
-from fedpath.core.exchange.messages import Update
+from fedpath.core.exchange.messages import Update, printable
 from fedpath.core.exchange.wire import Arrays
 
 
@@ -76,7 +76,8 @@ def check_update(
     groups = {group_of(name) for name in arrays}
     expected = {name for name in reference if group_of(name) in groups}
     if odd := sorted(arrays.keys() ^ expected):
-        raise refuse(f"parameters missing or unknown: {', '.join(odd[:3])}")
+        named = ", ".join(printable(name[:100]) for name in odd[:3])
+        raise refuse(f"parameters missing or unknown: {named}")
     if not groups or groups != header.patients.keys():
         raise refuse(f"it counts patients for {sorted(header.patients)} but sends {sorted(groups)}")
     for group, patients in header.patients.items():

@@ -25,15 +25,16 @@ Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
+    """Return text of the other side as a terminal can show it: control characters do not steer it."""
     return "".join(character if character.isprintable() else " " for character in text)
 
 
-Reason = Annotated[str, Field(max_length=2000), AfterValidator(_printable)]
+Reason = Annotated[str, Field(max_length=2000), AfterValidator(printable)]
 """One line that the other side can print: no control characters."""
 
 
-Origin = Annotated[str, Field(max_length=300), AfterValidator(_printable)]
+Origin = Annotated[str, Field(max_length=300), AfterValidator(printable)]
 """Name and version of an installed package: ``my-package 1.2``."""
 
 
@@ -208,7 +209,8 @@ def _decode(adapter: TypeAdapter[H], content: bytes) -> tuple[H, Arrays]:
         return adapter.validate_json(text), arrays
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in fault["loc"]) or "header"
+        # Names on the way to the fault may be the other side's own.
+        where = printable(".".join(str(part)[:100] for part in fault["loc"])) or "header"
         raise RefusedError(
             f"message header: {where}: {fault['msg']}", remedy="run the same version of fedpath on both sides"
         ) from None

@@ -93,6 +93,13 @@ def test_an_unknown_parameter_is_named(name: str) -> None:
     assert refusal(arrays) == f"parameters missing or unknown: {name}"
 
 
+def test_the_name_of_an_unknown_parameter_is_no_writing_on_the_wall() -> None:
+    # It is the site's own, and read on the coordinator's terminal.
+    reason = refusal(trained("image") | {"image/\x1b[2J\nx" + "y" * 10_000: np.zeros(2, dtype=np.float32)})
+    assert reason.startswith("parameters missing or unknown: image/ [2J xyyy")
+    assert len(reason) < 200
+
+
 def test_an_unknown_group_is_refused() -> None:
     assert "missing or unknown: prompt/weight" in refusal({"prompt/weight": np.zeros(2, dtype=np.float32)})
 

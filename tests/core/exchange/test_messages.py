@@ -277,6 +277,16 @@ def test_a_reason_cannot_play_with_a_terminal() -> None:
         decode_answer(changed(Refusal(reason="x"), "reason", "x" * 2001))
 
 
+@pytest.mark.parametrize("path", ["patients", "clinical.fields"])
+def test_nor_can_a_name_of_a_sites_own_making(path: str) -> None:
+    # Where a fault is, is said with the names on the way there, and these are the other side's.
+    hostile, message = "\n\x1b[2Jremedy: send money" + "x" * 10_000, UPDATE if path == "patients" else DESCRIPTION
+    with pytest.raises(RefusedError) as caught:
+        decode_answer(changed(message, path, {hostile: 10**12}))
+    assert caught.value.message.isprintable()
+    assert len(caught.value.message) < 500
+
+
 def test_a_message_is_made_with_the_same_care() -> None:
     with pytest.raises(ValidationError):
         Metrics(auc=NAN)
