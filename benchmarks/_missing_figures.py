@@ -11,7 +11,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from _missing_runs import FILLINGS, HOSPITALS, METHODS, PERCENTS, VARIANTS, Data, Job, Score
+from _missing_runs import FILLINGS, HOSPITALS, METHODS, PERCENTS, VARIANTS, WITHOUT_KAPPA, Data, Job, Score
 from _plots import panels, save
 from matplotlib.axes import Axes
 
@@ -41,7 +41,7 @@ _STYLES: Mapping[str, tuple[str, int]] = {
 
 def summarise(scores: Mapping[Job, Score], perfect: Mapping[tuple[Data, int], float]) -> Figures:
     """Return all figures; a draw's repeats are averaged before draws are compared."""
-    plain = {job: score for job, score in scores.items() if not job.variant}
+    plain = {job: score for job, score in scores.items() if job.variant in ("", WITHOUT_KAPPA)}
     figures: Figures = {f"{data}_auc:{PERFECT}@{percent}": value for (data, percent), value in perfect.items()}
     for data in dict.fromkeys(job.data for job in plain):
         found = _by_draw(data, plain)
@@ -71,8 +71,9 @@ def _by_draw(data: Data, scores: Mapping[Job, Score]) -> dict[tuple[str, int], l
     for job, score in scores.items():
         if job.data == data:
             # A model that never reads the table is the same at every rate, and trained once.
+            name = f"{job.method} {job.variant}".strip()
             for percent in PERCENTS if job.method == "image-only" else (job.percent,):
-                found.setdefault((job.method, percent), {}).setdefault(job.draw, []).append(score)
+                found.setdefault((name, percent), {}).setdefault(job.draw, []).append(score)
     return {key: [_mean(draws[draw]) for draw in sorted(draws)] for key, draws in found.items()}
 
 
@@ -97,7 +98,9 @@ def _of_variants(scores: Mapping[Job, Score]) -> Figures:
         for job, score in scores.items()
         if (job.data, job.method, job.repeat) == ("planted", "bd", 0)
     }
-    percents = sorted({percent for variant, percent, _ in found if variant != "as it is"})
+    percents = [
+        percent for percent in PERCENTS if {variant for variant, at, _ in found if at == percent} == VARIANTS.keys()
+    ]
     draws = sorted({draw for _, _, draw in found})
     for variant in VARIANTS if percents else ():
         for percent in percents:
@@ -118,7 +121,7 @@ Rows = list[list[str]]
 def table_of(figures: Figures, data: Data, figure: str) -> Rows:
     """Return heading and rows: methods by missing rate, and for the AUC bd against the others."""
     heading = [f"of {HOSPITALS} hospitals" if data == "federated" else "patients without a table", *_rates(data)]
-    methods = [*METHODS, PERFECT]
+    methods = [*METHODS, f"bd {WITHOUT_KAPPA}", PERFECT]
     rows = [
         [method, *(_number(figures.get(f"{data}_{figure}:{method}@{percent}")) for percent in PERCENTS)]
         for method in methods

@@ -22,7 +22,20 @@ from statistics import mean
 
 from _common import machine, print_line
 from _missing_figures import TITLES, Figures, Rows, ablation_of, plot, ratios_of, summarise, table_of, write_block
-from _missing_runs import METHODS, PERCENTS, RECIPES, VARIANTS, Data, Job, Recipe, Score, Sizes, best_possible, run
+from _missing_runs import (
+    METHODS,
+    PERCENTS,
+    RECIPES,
+    VARIANTS,
+    WITHOUT_KAPPA,
+    Data,
+    Job,
+    Recipe,
+    Score,
+    Sizes,
+    best_possible,
+    run,
+)
 from _planted_modalities import Planted
 from rich.console import Console
 from rich.progress import Progress
@@ -34,9 +47,10 @@ _DRAWS, _TUNING_DRAWS = range(5), range(100, 102)
 _SETTINGS = [
     Recipe(3e-4, 8),
     *(Recipe(rate, epochs) for rate, epochs in product((1e-3, 3e-3), (4, 8))),
-    Recipe(1e-3, 16),
+    *(Recipe(rate, 16) for rate in (1e-3, 3e-3)),
 ]
 _ABLATED, _TUNED_AT = (0, 40, 80), (60,)
+_WITHOUT_KAPPA_AT = (40, 60, 80)
 _FEDERATED = ("bd", "image-only", "fill-zero", "fill-mean", "fill-autoencoder", "ensemble")
 
 
@@ -77,8 +91,13 @@ def _jobs(planted: Planted, *, quick: bool) -> list[Job]:
         if (data == "federated" and method not in _FEDERATED) or (method == "image-only" and percent):
             continue
         jobs.append(Job(data, method, percent, draw, RECIPES[data], planted, _sizes(quick)))
-    bd = [job for job in jobs if (job.data, job.method) == ("planted", "bd") and job.percent in _ABLATED]
-    return jobs + [replace(job, variant=variant) for job in bd for variant in VARIANTS if VARIANTS[variant]]
+    for job in [job for job in jobs if job.method == "bd"]:
+        for variant in VARIANTS:
+            shown = variant == WITHOUT_KAPPA and job.percent in _WITHOUT_KAPPA_AT
+            ablated = VARIANTS[variant] and job.data == "planted" and job.percent in _ABLATED
+            if shown or ablated:
+                jobs.append(replace(job, variant=variant))
+    return jobs
 
 
 def _run_all(jobs: Sequence[Job]) -> dict[Job, Score]:

@@ -4,8 +4,8 @@ BIBM 2023; the paper's code is not public, so widths and the prompt's place are 
 
     h_w  = the slide encoder's vector
     h_c  = clinical encoder(c), an MLP E → 64 → 256
-    h_M  = relu(W_M [h_w ; h_c])              z_M = head_M(dropout(h_M))      multi-modal branch
     h_S  = relu(W_S [relu(G h_w) ; p])        z_S = head_S(dropout(h_S))      single-modal branch, p the learned prompt
+    h_M  = relu(W_M [h_w ; h_c])              z_M = head_M(dropout(h_M)) + κ sg z_S                multi-modal branch
 
     L = CE(z_S) + CE(z_M) + T² KL(sg σ(z_M/T) ‖ σ(z_S/T)) + λ/H ‖h_M − sg h_S‖²
         + the encoder's own loss
@@ -15,6 +15,9 @@ alone, ``CE(z_S)`` and the encoder's own loss: nothing is filled in.
 
 The factor 1/H is ours: the plain sum over H numbers outweighs the cross-entropies and pulls the multi-modal branch onto
 the single-modal one, until nothing of the clinical data is left in it.
+
+κ is ours, too, 1 unless set and 0 in the paper: the multi-modal branch learns what the table adds to the class scores
+that all patients taught, instead of reading the slide anew from the few with a table; both routes stay on one scale.
 
 Every term has a weight, and one of weight 0 is not computed. Without its cross-entropy nothing teaches the multi-modal
 head: then every patient is served by the single-modal branch.
@@ -51,6 +54,9 @@ class BdOptions(PromptedOptions):
     )
     to_multi: Weight = Field(
         default=1.0, description="λ, weight of the multi-modal branch's learning from the other's features"
+    )
+    single_in_multi: Weight = Field(
+        default=1.0, description="κ, weight of the single-modal branch's class scores in those of the multi-modal one"
     )
     temperature: Annotated[float, Field(ge=0.01, le=100)] = Field(
         default=2.0, description="T, softens both branches' classes"
@@ -121,6 +127,7 @@ class Bd(EncodedModel, MultimodalModel):
         multi_H = multi_C = None
         if (options.multi_loss or options.to_multi) and (record := self.record_of(bag)) is not None:
             multi_H, multi_C = self.multi(slide_L, self.coder(record))
+            multi_C = multi_C + options.single_in_multi * single_C.detach()
         served = multi_C if options.multi_loss else None
         return BdOutput(
             logits_C=single_C if served is None else served,

@@ -28,7 +28,14 @@ from fedpath.core.errors import ConfigError
 from fedpath.core.models import build_model
 from fedpath.core.models.multimodal.bd import Bd
 
-PUBLISHED = {"single_loss": 1.0, "multi_loss": 1.0, "to_single": 1.0, "to_multi": 1.0, "encoder_loss": 1.0}
+PUBLISHED = {
+    "single_loss": 1.0,
+    "multi_loss": 1.0,
+    "to_single": 1.0,
+    "to_multi": 1.0,
+    "single_in_multi": 0.0,
+    "encoder_loss": 1.0,
+}
 WEIGHTS_C = torch.tensor([9.0, 0.4, 9.0], dtype=torch.float64)
 MULTIMODAL = {"clinical", "fusion", "multi_head"}
 KNOWN = (61.0, 2, None, 31.0)
@@ -64,7 +71,7 @@ def literal(
     multi_hidden = positive(layer(state, "multi.fusion.0", both))
     if not options.multi_loss:
         kept = [kept[0], torch.ones_like(kept[0])]
-    multi = layer(state, "multi.head", multi_hidden * kept[1] / share)
+    multi = layer(state, "multi.head", multi_hidden * kept[1] / share) + options.single_in_multi * single.detach()
     if options.multi_loss:
         loss = loss - options.multi_loss * WEIGHTS_C[target] * torch.log(probabilities(multi)[target])
     if options.to_single:
@@ -78,7 +85,15 @@ def literal(
 
 
 TERMS = {
-    "all terms": {"single_loss": 0.7, "multi_loss": 1.3, "to_single": 0.5, "to_multi": 2.0, "encoder_loss": 0.25},
+    "all terms": {
+        "single_loss": 0.7,
+        "multi_loss": 1.3,
+        "to_single": 0.5,
+        "to_multi": 2.0,
+        "single_in_multi": 0.6,
+        "encoder_loss": 0.25,
+    },
+    "as it is": PUBLISHED | {"single_in_multi": 1.0},
     "as published": PUBLISHED,
     "cross-entropies alone": PUBLISHED | {"to_single": 0, "to_multi": 0, "encoder_loss": 0},
     "and to the single-modal branch": PUBLISHED | {"to_multi": 0, "encoder_loss": 0},
