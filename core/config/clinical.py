@@ -40,13 +40,17 @@ class _Declared(Section):
         return outcome_derived
 
 
+Bound = Annotated[float, Field(ge=-1e15, le=1e15)]
+"""Of a range. Far above any quantity, and its squares are far below what a float32 holds: so are a model's numbers."""
+
+
 class NumberField(_Declared):
     """A quantity with a unit; the range is what gives a mix-up of units away."""
 
     type: Literal["number"]
     unit: Word
-    minimum: float
-    maximum: float
+    minimum: Bound
+    maximum: Bound
     """Smallest and largest plausible value; what lies outside counts as out of range, and as missing."""
 
     @model_validator(mode="after")

@@ -118,6 +118,12 @@ def site_fault(folder: Path, text: str) -> ConfigError:
             "correct 'clinical.fields.age' in that file",
         ),
         (
+            # Its mean and spread would be no numbers of a model any more.
+            AGE.replace("maximum = 120", "maximum = 1e40"),
+            "key 'clinical.fields.age.maximum' = 1e+40: Input should be less than or equal to 1000000000000000",
+            "correct 'clinical.fields.age.maximum' in that file",
+        ),
+        (
             AGE.replace("minimum = 0", 'minimum = "0"'),
             "key 'clinical.fields.age.minimum' = '0': Input should be a valid number",
             "correct 'clinical.fields.age.minimum' in that file",
