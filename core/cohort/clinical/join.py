@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -113,7 +113,7 @@ def load_clinical(site: SiteConfig, schema: ClinicalSchema, cohort: Cohort) -> S
     counts = {name: _counts(column.values()) for name, column in cells.items()}
     for name, column in cells.items():
         _refuse_label(table, name, at.headings[name], column, classes)
-        _refuse_unusable(table, name, counts[name], site.clinical, schema, column.values())
+        _refuse_unusable(table, name, counts[name], site.clinical, readers[name], column.values())
     records = {
         patient: record
         for patient in joined
@@ -269,7 +269,7 @@ def _refuse_unusable(
     name: str,
     counts: FieldCounts,
     section: ClinicalSection,
-    schema: ClinicalSchema,
+    read: FieldReader,
     cells: Iterable[Cell],
 ) -> None:
     """Refuse a column of which too much cannot be used: then it is the mapping that is wrong, not single cells."""
@@ -277,27 +277,32 @@ def _refuse_unusable(
         return
     kinds = {state: count for state in UNUSABLE if (count := getattr(counts, state))}
     worst = max(kinds, key=lambda state: kinds[state])
-    offending = sorted({repr(cell.text) for cell in cells if cell.reading.state == worst})
+    offending = sorted({cell.text for cell in cells if cell.reading.state == worst})
     said = ", ".join(f"{count} {state.replace('_', ' ')}" for state, count in kinds.items())
     raise DataError(
         f"{table.path}: column '{section.columns[name].column}' ({name}): {counts.unusable} of {counts.filled} filled "
-        f"cells cannot be used: {said}, such as {_some(offending)}",
-        remedy=_remedy(name, worst, section, schema),
+        f"cells cannot be used: {said}, such as {_some([repr(text) for text in offending])}",
+        remedy=_remedy(name, worst, read, offending),
     )
 
 
-def _remedy(name: str, worst: State, section: ClinicalSection, schema: ClinicalSchema) -> str:
+def _remedy(name: str, worst: State, read: FieldReader, offending: Iterable[str]) -> str:
     """Return the likely reason for a column of unusable cells."""
-    declared, key = schema.fields[name], f"clinical.columns.{name}"
+    declared, key = read.field, f"clinical.columns.{name}"
     match declared, worst:
         case NumberField(), "out_of_range":
             expected = f"{declared.minimum:g} to {declared.maximum:g} {declared.unit}"
             return f"the federation expects {expected}: if the column has another unit, set {key}.factor in site.toml"
         case NumberField(), _:
-            other = "," if section.decimal == "." else "."
+            other = replace(read, decimal="," if read.decimal == "." else ".")
+            if any(other(text).state != "not_a_number" for text in offending):
+                return (
+                    f"numbers are read with '{read.decimal}': set clinical.decimal = '{other.decimal}' in site.toml, "
+                    "or map another column"
+                )
             return (
-                f"numbers are read with '{section.decimal}': set clinical.decimal = '{other}' in site.toml, or map "
-                "another column"
+                "write plain numbers in that column (no unit, percent sign, date, or separator of thousands), or map "
+                "another"
             )
         case _:
             return f"say in {key}.codes of site.toml which of them means which of: {', '.join(words_of(declared))}"

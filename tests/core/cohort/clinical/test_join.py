@@ -216,6 +216,16 @@ def test_another_decimal_sign(tmp_path: Path) -> None:
     assert load(hospital(tmp_path, table, {"height": "Height"}, decimal=",")).fields["height"].present == 3
 
 
+@pytest.mark.parametrize("cell", ["17%", "172 cm", "1960-03-01", "1.172,5", "1,172.5", "tall"])
+def test_what_no_decimal_sign_would_mend_is_not_put_down_to_it(tmp_path: Path, cell: str) -> None:
+    for decimal in ".,":
+        error = fault(hospital(tmp_path, column([cell] * 3), {"height": "Height"}, decimal=decimal))
+        assert error.remedy == (
+            "write plain numbers in that column (no unit, percent sign, date, or separator of thousands), or map "
+            "another"
+        )
+
+
 def test_text_where_numbers_should_be_is_counted_until_it_is_most_of_the_column(tmp_path: Path) -> None:
     half = load(hospital(tmp_path, column(["<10%", "160", "<10%", "170"]), {"height": "Height"}))
     assert half.fields["height"] == FieldCounts(present=2, not_a_number=2)
