@@ -86,7 +86,7 @@ def _say(event: "Event") -> None:
             typer.echo(f"joined federation {values['federation']} at {values['address']}")
         case "described":
             typer.echo(f"told the coordinator how {values['slides']} slides were encoded")
-        case "clinical_described" if values["patients"]:
+        case "clinical_described" if values["patients"] or values["held_back"]:
             typer.echo(_clinical(values))
         case "clinical_not_trained" if values["round"] == 1:
             typer.echo(

@@ -166,11 +166,14 @@ def _nothing_of_a_table_reached_the_coordinator(federation: Federation) -> None:
 
 
 def test_where_nobody_has_clinical_data_the_single_modal_branch_is_trained(federation: Federation) -> None:
-    """Nor does a hospital that has a table of fewer patients than it may tell."""
+    """Nor does a hospital that has a table of fewer patients than it may tell, or one in which nothing is known."""
     federation.configure(rounds=2, model=BD, clinical=CLINICAL)
     write_clinical(federation.site("B"), "B", seed=1, patients=range(3))
     with (federation.site("B") / "site.toml").open("a") as file:
         file.write("[policy]\nmin_patients = 4\n")
+    write_clinical(federation.site("C"), "C", seed=2)
+    rows = [f"patient-C-{number:02d};NA;" for number in range(12)]
+    (federation.site("C") / "clinical-C.csv").write_text("\n".join(["Pat-ID;Alter-C;Rezeptor-C", *rows]) + "\n")
     folder = run(federation)
 
     said = "no site reports clinical data: only the single-modal branch is trained"
@@ -178,6 +181,7 @@ def test_where_nobody_has_clinical_data_the_single_modal_branch_is_trained(feder
     few = "3 of 8 training patients have clinical data: fewer than policy.min_patients (4)"
     assert few in federation.output("B")
     assert few not in federation.output("server")
+    assert "0 of 8 training patients have clinical data" in federation.output("C")
     assert all(manifest.patients == dict.fromkeys(EVERYBODY, 24) for manifest in read_rounds(folder))
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["groups_never_trained"] == CLINICAL_GROUPS
