@@ -80,6 +80,7 @@ def _clinical(clinical: SiteClinical, schema: ClinicalSchema, columns: Mapping[s
         "without_row": clinical.patients - clinical.with_row,
         "empty_rows": clinical.empty_rows,
         "unknown_rows": clinical.unknown_rows,
+        "written_otherwise": clinical.written_otherwise,
         "fields": fields,
         "not_mapped": [name for name in schema.fields if name not in fields],
     }
@@ -125,6 +126,11 @@ def _show_clinical(console: Console, clinical: Mapping[str, Any], schema: Clinic
         console.print(f"  rows without any known field: {clinical['empty_rows']} (as if there were no row)")
     if clinical["unknown_rows"]:
         console.print(f"  rows of patients who are not in the manifest: {clinical['unknown_rows']} (not read)")
+    if clinical["written_otherwise"]:
+        console.print(
+            f"  [yellow]patients whom the table seems to write otherwise: {clinical['written_otherwise']}[/yellow] "
+            "(leading zeros?)"
+        )
     console.print()
     console.print(table)
     console.print()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedpath.core.clinical.standard import Standard, agree, check_statistics
-from fedpath.core.config.clinical import ClinicalSchema
+from fedpath.core.config.clinical import ClinicalSchema, NumberField
 from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.messages import Description
 
@@ -46,17 +46,21 @@ class Agreement:
     """Sites that described none."""
     fields: dict[str, list[str]] = field(default_factory=dict)
     """Of each field of the schema, the sites that reported it; none for a field that no site may or can report."""
+    unread: tuple[str, ...] = ()
+    """Number fields that models do not read: no site reported them, or all patients have the same value."""
 
     @classmethod
     def of(cls, schema: ClinicalSchema, accepted: Mapping[str, Description]) -> "Agreement":
         """Agree over the descriptions, which have been checked."""
         described = {site: accepted[site].clinical for site in sorted(accepted)}
         stated = {site: statistics for site, statistics in described.items() if statistics is not None}
+        standard = agree(schema, stated.values())
         return cls(
-            agree(schema, stated.values()),
+            standard,
             {site: statistics.patients for site, statistics in stated.items()},
             tuple(site for site in described if site not in stated),
             {name: [site for site in stated if name in stated[site].fields] for name in schema.fields},
+            tuple(n for n, one in schema.fields.items() if isinstance(one, NumberField) and not standard.sd.get(n)),
         )
 
     def counted(self, description: Description) -> int:
@@ -69,10 +73,14 @@ class Agreement:
         """Say who trains on clinical data, for people."""
         if not self.patients:
             return "no site reports clinical data: only the single-modal branch is trained"
-        fields = ", ".join(f"{name} from {len(sites)}" for name, sites in self.fields.items())
-        without = f"; none reported by {', '.join(self.without)}" if self.without else ""
-        sites = ", ".join(self.patients)
-        return f"clinical data of {self.standard.patients} training patients at {sites}{without}; {fields}"
+        says = f"clinical data of {self.standard.patients} training patients at {', '.join(self.patients)}"
+        if self.without:
+            says += f"; none reported by {', '.join(self.without)}"
+        if len(self.unread) == len(self.fields):
+            return f"{says}; no field can be read: only the single-modal branch is trained"
+        read = (f"{name} from {len(sites)}" for name, sites in self.fields.items() if name not in self.unread)
+        says += f"; {', '.join(read)}"
+        return f"{says}; not read: {', '.join(self.unread)}" if self.unread else says
 
     def record(self) -> dict[str, Any]:
         """Return it for events, run.json and summary.json."""

@@ -37,7 +37,7 @@ class Standard:
     mean: Mapping[str, float] = field(default_factory=dict)
     """Of each number field, in its unit. A number field that is absent here is not read by the models."""
     sd: Mapping[str, float] = field(default_factory=dict)
-    """Population standard deviation of the same fields."""
+    """Population standard deviation of the same fields; 0 where all patients agree, and then models do not read it."""
     shares: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Of each category and binary field that was reported: the share of each word among the patients who have it."""
 

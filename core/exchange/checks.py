@@ -6,8 +6,8 @@ import numpy as np
 
 from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.groups import group_of
-from fedpath.core.exchange.messages import Update, printable
-from fedpath.core.exchange.wire import Arrays
+from fedpath.core.exchange.messages import Update
+from fedpath.core.exchange.wire import Arrays, printable
 
 
 @dataclass(frozen=True, slots=True)

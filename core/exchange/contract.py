@@ -8,12 +8,13 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from fedpath.core.config.federation import FeaturesSection
 from fedpath.core.config.loading import Section
+from fedpath.core.exchange.wire import printable
 
-Text = Annotated[str, Field(max_length=1000)]
+Text = Annotated[str, Field(max_length=1000), AfterValidator(printable)]
 
 
 class FeatureContract(Section):

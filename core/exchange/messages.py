@@ -15,7 +15,7 @@ from fedpath.core.config.loading import Section
 from fedpath.core.config.names import FederationName
 from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.contract import FeatureContract
-from fedpath.core.exchange.wire import Arrays, pack, unpack
+from fedpath.core.exchange.wire import Arrays, pack, printable, unpack
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # Far above any federation, far below what a float32 holds: a site cannot make everybody's mean overflow.
@@ -23,11 +23,6 @@ _MOST = 10**9
 Count = Annotated[int, Field(ge=0, le=_MOST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 Seconds = Annotated[float, Field(ge=0)]
-
-
-def printable(text: str) -> str:
-    """Return text of the other side as a terminal can show it: control characters do not steer it."""
-    return "".join(character if character.isprintable() else " " for character in text)
 
 
 Reason = Annotated[str, Field(max_length=2000), AfterValidator(printable)]

@@ -66,3 +66,8 @@ def hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
         digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         digest.update(array.data)
     return digest.hexdigest()
+
+
+def printable(text: str) -> str:
+    """Return text of the other side as a terminal can show it: control characters do not steer it."""
+    return "".join(character if character.isprintable() else " " for character in text)

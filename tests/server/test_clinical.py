@@ -52,7 +52,7 @@ def test_the_standard_is_that_of_all_rows_and_says_who_gave_it() -> None:
     variance = sum((age - mean) ** 2 for age in together) / 5
     assert agreement.standard.sd == {"age": pytest.approx(variance**0.5, rel=1e-12)}
     assert agreement.in_words() == (
-        "clinical data of 7 training patients at A, B; none reported by C; age from 2, er from 1, size from 0"
+        "clinical data of 7 training patients at A, B; none reported by C; age from 2, er from 1; not read: size"
     )
     record = json.loads(json.dumps(agreement.record()))
     assert record["says"] == agreement.in_words()
@@ -60,6 +60,14 @@ def test_the_standard_is_that_of_all_rows_and_says_who_gave_it() -> None:
     assert record["fields"]["age"]["sites"] == ["A", "B"]
     assert record["fields"]["er"] == {"sites": ["A"], "mean": None, "sd": None, "shares": [1 / 3, 2 / 3]}
     assert record["fields"]["size"] == {"sites": [], "mean": None, "sd": None, "shares": None}
+
+
+def test_no_field_can_be_read_where_too_few_have_each() -> None:
+    schema = ClinicalSchema(fields={"age": SCHEMA.fields["age"]})
+    agreement = Agreement.of(schema, {"A": described(ClinicalStatistics(patients=8, fields={}))})
+    assert agreement.in_words() == (
+        "clinical data of 8 training patients at A; no field can be read: only the single-modal branch is trained"
+    )
 
 
 def test_nobody_has_clinical_data() -> None:

@@ -80,6 +80,8 @@ class SiteClinical:
     """Of these: in whose rows no field is known. They have no record."""
     unknown_rows: int = 0
     """Rows of patients who are not in the manifest."""
+    written_otherwise: int = 0
+    """Patients of the manifest without a row whom the table seems to write otherwise: leading zeros, case, spaces."""
     unusable: dict[str, list[Cell]] = field(default_factory=dict)
     """Of each field, the cells that were counted as unusable; for the hospital's own screen only."""
 
@@ -126,11 +128,22 @@ def load_clinical(site: SiteConfig, schema: ClinicalSchema, cohort: Cohort) -> S
         with_row=len(joined),
         empty_rows=len(joined) - len(records),
         unknown_rows=sum(len(rows) for patient, rows in rows_of.items() if patient not in classes),
+        written_otherwise=_written_otherwise(classes.keys() - rows_of.keys(), rows_of.keys() - classes.keys()),
         unusable={
             name: sorted((cell for cell in column.values() if cell.reading.state in UNUSABLE), key=lambda c: c.line)
             for name, column in cells.items()
         },
     )
+
+
+def _written_otherwise(without_row: Iterable[str], unknown: Iterable[str]) -> int:
+    """Count the patients whose name is in the table but for what spreadsheets drop."""
+    written = {_bare(name) for name in unknown}
+    return sum(_bare(patient) in written for patient in without_row)
+
+
+def _bare(name: str) -> str:
+    return plain(name).replace(" ", "").lstrip("0")
 
 
 def _cell(row: TableRow, column: int, read: FieldReader) -> Cell:

@@ -48,7 +48,8 @@ class ClinicalCoder(nn.Module):
         n_fields = len(layout.names)
         self.register_buffer("patients", torch.zeros(()))
         self.register_buffer("mean_F", torch.zeros(n_fields))
-        # 0 for a number that nobody reported: it is read as missing.
+        # 0 for a number that nobody reported, or in which all training patients agree: it is read as missing. Such a
+        # field taught nothing, and the one later patient who differs would enter in raw units.
         self.register_buffer("sd_F", torch.tensor([0.0 if number else 1.0 for number in layout.is_number]))
         self.register_buffer("typical_E", torch.zeros(layout.n_entries))
         # What follows from the schema stays on the CPU, where records are.
@@ -69,8 +70,7 @@ class ClinicalCoder(nn.Module):
             start, end = self.layout.value_at[index], self.layout.missing_at[index]
             if self.layout.is_number[index]:
                 self.mean_F[index] = standard.mean.get(name, 0.0)
-                # A field in which all patients agree says nothing; it is centred and not blown up.
-                self.sd_F[index] = (standard.sd[name] or 1.0) if name in standard.sd else 0.0
+                self.sd_F[index] = standard.sd.get(name, 0.0)
             else:
                 self.typical_E[start:end] = torch.tensor(standard.shares.get(name, (0.0,) * (end - start)))
 

@@ -85,3 +85,11 @@ def test_what_is_checked_elsewhere_is_no_disagreement() -> None:
     sites = stated(A="a", B="a")
     sites["B"] = sites["B"].model_copy(update={"width": 3})
     assert disagreements(sites) == {}
+
+
+def test_what_a_site_calls_its_encoder_cannot_steer_a_terminal() -> None:
+    stated = FeatureContract(
+        encoder="e", encoder_sha256="\x1b[2J\n0", width=4, mpp=None, patch_px=None, transform="\x1b]0;t\x07"
+    )
+    assert stated.encoder_sha256.isprintable()
+    assert stated.transform.isprintable()

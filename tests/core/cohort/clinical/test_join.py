@@ -7,7 +7,7 @@ import openpyxl
 import pytest
 import torch
 
-from fedpath.core.cohort.clinical.join import FieldCounts, SiteClinical, load_clinical
+from fedpath.core.cohort.clinical.join import FieldCounts, SiteClinical, _written_otherwise, load_clinical
 from fedpath.core.cohort.examples import load_site_cohort
 from fedpath.core.config.clinical import ClinicalSchema
 from fedpath.core.config.site import SiteConfig
@@ -173,6 +173,11 @@ def test_a_contradiction_names_patient_lines_and_field(tmp_path: Path, second: s
 
 def test_rows_of_other_patients_do_not_matter(tmp_path: Path) -> None:
     assert load(hospital(tmp_path, f"{TABLE}px,99,neg,\n")).unknown_rows == 3
+
+
+def test_patients_who_lost_their_leading_zeros_are_counted() -> None:
+    assert _written_otherwise(["007", "p 8", "009"], ["7", "P8", "10"]) == 2
+    assert _written_otherwise(["007"], []) == 0
 
 
 # --- columns that cannot be trusted -----------------------------------------------------------------------------------
