@@ -6,7 +6,7 @@ Everything shown is made of one flat mapping of figures, the one of the JSON lin
 
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -23,6 +23,7 @@ BARRED = (40, 60, 80, 100)
 """Percents at which bd must not be below any filling."""
 TITLES: Mapping[Data, str] = {
     "planted": "planted slide and table",
+    "many": "the same with more patients to learn from",
     "breast": "real table, planted slide",
     "federated": "five hospitals",
 }
@@ -34,7 +35,7 @@ _STYLES: Mapping[str, tuple[str, int]] = {
     "fill-mean": (palette.SITES[2], 2),
     "fill-autoencoder": (palette.SITES[3], 3),
     "ensemble": (palette.SITES[4], 0),
-    PERFECT: (palette.GRID, 0),
+    PERFECT: (palette.SITES[6], 2),
 }
 """Colour and dashes."""
 
@@ -48,6 +49,10 @@ def summarise(scores: Mapping[Job, Score], perfect: Mapping[tuple[Data, int], fl
         for (method, percent), draws in found.items():
             figures[f"{data}_auc:{method}@{percent}"] = mean(score.auc for score in draws)
             figures[f"{data}_macro_f1:{method}@{percent}"] = mean(score.macro_f1 for score in draws)
+            for which in ("auc_with", "auc_without"):
+                parts = [part for score in draws if (part := getattr(score, which)) is not None]
+                if parts:
+                    figures[f"{data}_{which}:{method}@{percent}"] = mean(parts)
         for percent in PERCENTS:
             best = max(FILLINGS, key=lambda method: figures[f"{data}_auc:{method}@{percent}"])
             for name, other in (("best_filling", best), ("image_only", "image-only")):
@@ -78,6 +83,8 @@ def _by_draw(data: Data, scores: Mapping[Job, Score]) -> dict[tuple[str, int], l
 
 
 def _mean(scores: Sequence[Score]) -> Score:
+    if len(scores) == 1:
+        return scores[0]
     return Score(mean(one.auc for one in scores), mean(one.macro_f1 for one in scores), None, None)
 
 
@@ -96,7 +103,7 @@ def _of_variants(scores: Mapping[Job, Score]) -> Figures:
     found = {
         (job.variant or "as it is", job.percent, job.draw): score
         for job, score in scores.items()
-        if (job.data, job.method, job.repeat) == ("planted", "bd", 0)
+        if (job.data, job.method, job.repeat) == ("many", "bd", 0)
     }
     percents = [
         percent for percent in PERCENTS if {variant for variant, at, _ in found if at == percent} == VARIANTS.keys()
@@ -177,13 +184,11 @@ def write_block(page: Path, name: str, rows: Rows) -> None:
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def plot(figures: Figures, kinds: Iterable[Data], path: Path, source: str) -> None:
-    """Draw AUC and macro F1 against the missing rate, a pair of panels for each kind of data."""
-    kinds = list(kinds)
-    shown = [(data, figure) for data in kinds for figure in ("auc", "macro_f1")]
-    title = "Who classifies how well when clinical tables are missing"
-    figure, axes = panels(len(shown), width=4.6 * len(shown), height=4.4, title=title, source=source)
-    for axis, (data, what) in zip(axes, shown, strict=True):
+def plot(figures: Figures, data: Data, path: Path, source: str) -> None:
+    """Draw AUC and macro F1 against the missing rate."""
+    title = f"When clinical tables are missing: {TITLES[data]}"
+    figure, axes = panels(2, width=10.5, height=4.4, title=title, source=source)
+    for axis, what in zip(axes, ("auc", "macro_f1"), strict=True):
         _panel(axis, figures, data, what)
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center")
@@ -199,8 +204,13 @@ def _panel(axis: Axes, figures: Figures, data: Data, what: str) -> None:
             style: dict[str, Any] = {"linestyle": palette.DASHES[dashes], "linewidth": 2.4 if method == "bd" else 1.5}
             style |= {"color": colour, "marker": "o", "markersize": 3.5, "zorder": 3 if method == "bd" else 2}
             axis.plot(x, y, label=method, **style)
-    axis.set_title(f"{TITLES[data]}: {'AUC' if what == 'auc' else 'macro F1'}")
+    axis.set_title("AUC" if what == "auc" else "macro F1")
     axis.set_xticks(PERCENTS, _rates(data) if data != "federated" else [f"{percent // 20}" for percent in PERCENTS])
     axis.set_xlabel("hospitals without tables" if data == "federated" else "patients without a table")
-    # Clinical-only falls to a coin's 0.5; the others are told apart above.
-    axis.set_ylim(bottom=0.6 if what == "auc" else 0.5)
+    # Clinical-only falls to a coin's level and leaves the picture, so that the others can be told apart.
+    shown = [
+        value
+        for key, value in figures.items()
+        if key.startswith(f"{data}_{what}:") and not key.startswith(f"{data}_{what}:clinical-only")
+    ]
+    axis.set_ylim(min(shown) - 0.02, max(shown) + 0.01)

@@ -32,7 +32,7 @@ WIDTH = 32
 _MIN_PATIENTS = 5
 """Below it a hospital says nothing about its clinical fields."""
 
-Data = Literal["planted", "breast", "federated"]
+Data = Literal["planted", "many", "breast", "federated"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,8 @@ class Recipe:
 
 
 RECIPES: Mapping[Data, Recipe] = {
-    "planted": Recipe(1e-3, 8),
+    "planted": Recipe(1e-3, 16),
+    "many": Recipe(1e-3, 8),
     "breast": Recipe(1e-3, 8),
     "federated": Recipe(3e-3, 16),
 }
@@ -56,8 +57,10 @@ RECIPES: Mapping[Data, Recipe] = {
 class Sizes:
     """How many patients."""
 
-    train: int = 400
-    """Of the planted cohort; in the federated form of all hospitals together."""
+    train: int = 120
+    """Of the planted cohort."""
+    many_train: int = 400
+    """Of the same with many patients; in the federated form of all hospitals together."""
     test: int = 1000
     breast_train: int = 285
     """Of the 569; the others are tested."""
@@ -160,9 +163,10 @@ def _complete(
         cohort = breast_cohort(planted, seed=draw)
         return cohort.schema, [cohort.examples[: sizes.breast_train]], [cohort.examples[sizes.breast_train :]]
     hospitals = HOSPITALS if data == "federated" else 1
+    train_patients = sizes.train if data == "planted" else sizes.many_train
     learned, tested = (
         planted_cohort(planted, patients, seed=draw, part=part)
-        for part, patients in enumerate((sizes.train, sizes.test))
+        for part, patients in enumerate((train_patients, sizes.test))
     )
     return learned.schema, _shared_out(learned.examples, hospitals), _shared_out(tested.examples, hospitals)
 

@@ -1,10 +1,10 @@
 """What a model is worth when clinical tables are missing: BD, image or table alone, three fillings, an ensemble.
 
-Missing rates 0 to 100 % in steps of 20 in training and test patients, whole tables, nested and seeded; five draws of
-patients; in each, all methods meet the same ones with the same seed. Three kinds of data: slide and table with planted
-evidence (``_planted_modalities`` has the formulas; the options below set it), scikit-learn's breast-cancer table with
-planted slides, and a federation of five hospitals of which whole ones lack the table. Beside it, terms of BD's loss are
-switched off. What docs/missing-data.md says comes from here.
+Missing rates 0 to 100 % in steps of 20 in training and test patients, whole tables, nested and seeded. In each of five
+draws of patients all methods meet the same ones with the same seed. Four kinds of data: slide and table with planted
+evidence (``_planted_modalities`` has the formulas; the options below set it), with few and with many patients to learn
+from, scikit-learn's breast-cancer table with planted slides, and a federation of five hospitals of which whole ones
+lack the table. Beside it, terms of BD's loss are switched off. What docs/missing-data.md says comes from here.
 
 `python benchmarks/missing_modality.py [--quick] [--write] [--image D] [--clinical D] [--overlap SHARE]`; `--write` puts
 tables and pictures into docs/. `--tune` instead compares learning rates and epochs, on draws that are not reported.
@@ -43,7 +43,8 @@ from rich.table import Table
 
 _DOCS = Path(__file__).parents[1] / "docs"
 _STUDY, _PAGE = _DOCS / "missing-data.md", _DOCS / "benchmarks.md"
-_DRAWS, _TUNING_DRAWS = range(5), range(100, 102)
+_DRAWS = range(5)
+_TUNING_DRAWS = range(100, 102)
 _SETTINGS = [
     Recipe(3e-4, 8),
     *(Recipe(rate, epochs) for rate, epochs in product((1e-3, 3e-3), (4, 8))),
@@ -62,39 +63,41 @@ def main() -> None:
     parser.add_argument("--tune", action="store_true", help="compare learning rates and epochs on draws not reported")
     for name, default in (("image", 1.5), ("clinical", 1.5), ("overlap", 0.3)):
         parser.add_argument(f"--{name}", type=float, default=default, help=f"planted evidence (default {default})")
+    parser.add_argument("--only", nargs="+", choices=TITLES, default=list(TITLES), help="kinds of data")
     options = parser.parse_args()
     planted = Planted(options.image, options.clinical, options.overlap)
     if options.tune:
         _tune(planted, quick=options.quick)
         return
-    scores = _run_all(_jobs(planted, quick=options.quick))
-    draws = sorted({job.draw for job in scores})
+    scores = _run_all(_jobs(planted, options.only, quick=options.quick))
+    draws = _DRAWS[:1] if options.quick else _DRAWS
     perfect: dict[tuple[Data, int], float] = {
-        ("planted", percent): mean(best_possible(planted, _sizes(options.quick), draw, percent) for draw in draws)
-        for percent in PERCENTS
+        (data, percent): mean(best_possible(planted, _sizes(options.quick), draw, percent) for draw in draws)
+        for data, percent in product({"planted", "many"} & set(options.only), PERCENTS)
     }
     figures = summarise(scores, perfect) | {f"best_auc_{name}": value for name, value in planted.best_auc.items()}
-    _show(figures, planted, quick=options.quick)
+    _show(figures, planted, options.only, quick=options.quick)
     if options.write:
-        _write(figures, quick=options.quick)
-    print_line("missing_modality", figures, ratios_of(figures), quick=options.quick)
+        _write(figures, options.only, quick=options.quick)
+    print_line("missing_modality", figures, ratios_of(figures, options.only[0]), quick=options.quick)
 
 
 def _sizes(quick: bool) -> Sizes:
-    return Sizes(train=100, test=200, breast_train=100) if quick else Sizes()
+    return Sizes(train=60, many_train=100, test=200, breast_train=100) if quick else Sizes()
 
 
-def _jobs(planted: Planted, *, quick: bool) -> list[Job]:
+def _jobs(planted: Planted, kinds: Sequence[Data], *, quick: bool) -> list[Job]:
     """Return every training that is done; a model that never reads the table is trained for one rate only."""
     jobs = []
-    for data, draw, method, percent in product(TITLES, _DRAWS[:1] if quick else _DRAWS, METHODS, PERCENTS):
+    for data, method, percent in product(kinds, METHODS, PERCENTS):
         if (data == "federated" and method not in _FEDERATED) or (method == "image-only" and percent):
             continue
-        jobs.append(Job(data, method, percent, draw, RECIPES[data], planted, _sizes(quick)))
+        for draw in _DRAWS[:1] if quick else _DRAWS:
+            jobs.append(Job(data, method, percent, draw, RECIPES[data], planted, _sizes(quick)))
     for job in [job for job in jobs if job.method == "bd"]:
         for variant in VARIANTS:
             shown = variant == WITHOUT_KAPPA and job.percent in _WITHOUT_KAPPA_AT
-            ablated = VARIANTS[variant] and job.data == "planted" and job.percent in _ABLATED
+            ablated = VARIANTS[variant] and job.data == "many" and job.percent in _ABLATED
             if shown or ablated:
                 jobs.append(replace(job, variant=variant))
     return jobs
@@ -139,18 +142,19 @@ def _tune(planted: Planted, *, quick: bool) -> None:
         _print(f"{TITLES[data]}: AUC, mean over missing rates of {_TUNED_AT} %", rows)
 
 
-def _show(figures: Figures, planted: Planted, *, quick: bool) -> None:
+def _show(figures: Figures, planted: Planted, kinds: Sequence[Data], *, quick: bool) -> None:
     best = ", ".join(f"{name} {value:.3f}" for name, value in planted.best_auc.items())
     print(f"planted: {planted}\nAUC of a perfect reader: {best}\n{machine()}{' (quick)' if quick else ''}")
-    for data, title in TITLES.items():
+    for data in kinds:
         for figure, words in (("auc", "AUC"), ("macro_f1", "macro F1")):
-            _print(f"{title}: {words}", table_of(figures, data, figure))
-    _print("terms of bd, AUC (difference to bd as it is ± standard error)", ablation_of(figures))
-    for data, title in TITLES.items():
+            _print(f"{TITLES[data]}: {words}", table_of(figures, data, figure))
+    if "many" in kinds:
+        _print("terms of bd, AUC (difference to bd as it is ± standard error)", ablation_of(figures))
+    for data in kinds:
         ratios = ratios_of(figures, data)
         bars = {key: "≥ -0.01" if key.endswith("min") else "≥ 0" for key in ratios}
         rows = [[key, f"{value:+.4f}", bars[key] if data == "planted" else ""] for key, value in ratios.items()]
-        _print(title, [["ratio", "measured", "bar"], *rows])
+        _print(TITLES[data], [["ratio", "measured", "bar"], *rows])
 
 
 def _print(title: str, rows: Rows) -> None:
@@ -160,15 +164,15 @@ def _print(title: str, rows: Rows) -> None:
     Console(width=150).print(table)
 
 
-def _write(figures: Figures, *, quick: bool) -> None:
+def _write(figures: Figures, kinds: Sequence[Data], *, quick: bool) -> None:
     source = f"benchmarks/missing_modality.py{' --quick' if quick else ''}; mean of the draws"
-    plot(figures, ["planted"], _DOCS / "images" / "missing-modality.svg", source)
-    plot(figures, ["breast", "federated"], _DOCS / "images" / "missing-modality-others.svg", source)
-    for data in TITLES:
+    for data in kinds:
+        plot(figures, data, _DOCS / "images" / f"missing-modality-{data}.svg", source)
         for figure in ("auc", "macro_f1"):
             write_block(_STUDY, f"missing_modality {data} {figure}", table_of(figures, data, figure))
-    write_block(_STUDY, "missing_modality terms", ablation_of(figures))
-    for figure in ("auc", "macro_f1"):
+    if "many" in kinds:
+        write_block(_STUDY, "missing_modality terms", ablation_of(figures))
+    for figure in ("auc", "macro_f1") if "planted" in kinds else ():
         write_block(_PAGE, f"missing_modality {figure}", table_of(figures, "planted", figure))
 
 
