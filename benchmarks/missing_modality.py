@@ -66,20 +66,22 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=TITLES, default=list(TITLES), help="kinds of data")
     options = parser.parse_args()
     planted = Planted(options.image, options.clinical, options.overlap)
+    kinds: list[Data] = options.only
     if options.tune:
         _tune(planted, quick=options.quick)
         return
-    scores = _run_all(_jobs(planted, options.only, quick=options.quick))
+    scores = _run_all(_jobs(planted, kinds, quick=options.quick))
     draws = _DRAWS[:1] if options.quick else _DRAWS
     perfect: dict[tuple[Data, int], float] = {
         (data, percent): mean(best_possible(planted, _sizes(options.quick), draw, percent) for draw in draws)
-        for data, percent in product({"planted", "many"} & set(options.only), PERCENTS)
+        for data, percent in product(kinds, PERCENTS)
+        if data in ("planted", "many")
     }
     figures = summarise(scores, perfect) | {f"best_auc_{name}": value for name, value in planted.best_auc.items()}
-    _show(figures, planted, options.only, quick=options.quick)
+    _show(figures, planted, kinds, quick=options.quick)
     if options.write:
-        _write(figures, options.only, quick=options.quick)
-    print_line("missing_modality", figures, ratios_of(figures, options.only[0]), quick=options.quick)
+        _write(figures, kinds, quick=options.quick)
+    print_line("missing_modality", figures, ratios_of(figures, kinds[0]), quick=options.quick)
 
 
 def _sizes(quick: bool) -> Sizes:
