@@ -3,9 +3,10 @@
 import json
 import os
 import platform
+import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -63,3 +64,16 @@ def take_turns(tasks: Mapping[str, Callable[[], object]], turns: int) -> dict[st
             if turn:
                 seconds[name].append(time.perf_counter() - started)
     return seconds
+
+
+def write_block(page: Path, name: str, rows: Sequence[Sequence[str]]) -> None:
+    """Replace the table between a page's markers ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
+    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
+    lines = [f"| {' | '.join(row)} |\n" for row in rows]
+    table = "".join([lines[0], "|---" * len(rows[0]) + "|\n", *lines[1:]])
+    written, count = re.subn(
+        f"({begin}).*?({end})", rf"\1\n{table}\n\2", page.read_text(encoding="utf-8"), flags=re.DOTALL
+    )
+    if count != 1:
+        raise SystemExit(f"{page}: no place for the table between {begin.strip()} and {end}")
+    page.write_text(written, encoding="utf-8")

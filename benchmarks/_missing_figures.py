@@ -5,7 +5,6 @@ Everything shown is made of one flat mapping of figures, the one of the JSON lin
 """
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean, stdev
@@ -41,7 +40,7 @@ _STYLES: Mapping[str, tuple[str, int]] = {
 
 
 def summarise(scores: Mapping[Job, Score], perfect: Mapping[tuple[Data, int], float]) -> Figures:
-    """Return all figures; a draw's repeats are averaged before draws are compared."""
+    """Return all figures."""
     plain = {job: score for job, score in scores.items() if job.variant in ("", WITHOUT_KAPPA)}
     figures: Figures = {f"{data}_auc:{PERFECT}@{percent}": value for (data, percent), value in perfect.items()}
     for data in dict.fromkeys(job.data for job in plain):
@@ -72,20 +71,14 @@ def ratios_of(figures: Figures, data: Data = "planted") -> Figures:
 
 def _by_draw(data: Data, scores: Mapping[Job, Score]) -> dict[tuple[str, int], list[Score]]:
     """Return the scores of each method and percent, one a draw, in the order of the draws."""
-    found: dict[tuple[str, int], dict[int, list[Score]]] = {}
+    found: dict[tuple[str, int], dict[int, Score]] = {}
     for job, score in scores.items():
         if job.data == data:
             # A model that never reads the table is the same at every rate, and trained once.
             name = f"{job.method} {job.variant}".strip()
             for percent in PERCENTS if job.method == "image-only" else (job.percent,):
-                found.setdefault((name, percent), {}).setdefault(job.draw, []).append(score)
-    return {key: [_mean(draws[draw]) for draw in sorted(draws)] for key, draws in found.items()}
-
-
-def _mean(scores: Sequence[Score]) -> Score:
-    if len(scores) == 1:
-        return scores[0]
-    return Score(mean(one.auc for one in scores), mean(one.macro_f1 for one in scores), None, None)
+                found.setdefault((name, percent), {})[job.draw] = score
+    return {key: [draws[draw] for draw in sorted(draws)] for key, draws in found.items()}
 
 
 def _paired(ours: Sequence[Score], theirs: Sequence[Score]) -> list[float]:
@@ -103,7 +96,7 @@ def _of_variants(scores: Mapping[Job, Score]) -> Figures:
     found = {
         (job.variant or "as it is", job.percent, job.draw): score
         for job, score in scores.items()
-        if (job.data, job.method, job.repeat) == ("many", "bd", 0)
+        if (job.data, job.method) == ("many", "bd")
     }
     percents = [
         percent for percent in PERCENTS if {variant for variant, at, _ in found if at == percent} == VARIANTS.keys()
@@ -166,19 +159,6 @@ def _number(value: float | None) -> str:
 def _difference(figures: Figures, key: str) -> str:
     error = figures.get(f"{key}_se")
     return f"{figures[key]:+.3f}" + ("" if error is None else f" ± {error:.3f}")
-
-
-def write_block(page: Path, name: str, rows: Rows) -> None:
-    """Replace the table between a page's markers ``<!-- NAME:begin -->`` and ``<!-- NAME:end -->``."""
-    begin, end = f"<!-- {name}:begin -->\n", f"<!-- {name}:end -->"
-    lines = [f"| {' | '.join(row)} |\n" for row in rows]
-    table = "".join([lines[0], "|---" * len(rows[0]) + "|\n", *lines[1:]])
-    written, count = re.subn(
-        f"({begin}).*?({end})", rf"\1\n{table}\n\2", page.read_text(encoding="utf-8"), flags=re.DOTALL
-    )
-    if count != 1:
-        raise SystemExit(f"{page}: no place for the table between {begin.strip()} and {end}")
-    page.write_text(written, encoding="utf-8")
 
 
 # --- pictures ---------------------------------------------------------------------------------------------------------

@@ -78,15 +78,13 @@ class Job:
     recipe: Recipe
     planted: Planted = field(default_factory=Planted)
     sizes: Sizes = field(default_factory=Sizes)
-    repeat: int = 0
-    """The same patients, another initialisation and order."""
     variant: str = ""
     """Of ``bd``'s terms; see ``VARIANTS``."""
 
     @property
     def seed(self) -> int:
         """Of the initialisation and the training."""
-        return self.draw * 100 + self.repeat
+        return self.draw * 100
 
 
 @dataclass(frozen=True, slots=True)

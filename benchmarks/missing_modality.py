@@ -20,8 +20,8 @@ from itertools import product
 from pathlib import Path
 from statistics import mean
 
-from _common import machine, print_line
-from _missing_figures import TITLES, Figures, Rows, ablation_of, plot, ratios_of, summarise, table_of, write_block
+from _common import machine, print_line, write_block
+from _missing_figures import TITLES, Figures, Rows, ablation_of, plot, ratios_of, summarise, table_of
 from _missing_runs import (
     METHODS,
     PERCENTS,

@@ -11,7 +11,6 @@ all: `input_norm = "layer"`, `inner = 64` where a model has it, the defaults oth
 import argparse
 import multiprocessing
 import os
-import re
 import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
@@ -21,7 +20,7 @@ from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 
-from _common import machine, print_line, shared_data
+from _common import machine, print_line, shared_data, write_block
 from _federation import run_commands
 from rich.console import Console
 from rich.table import Table
@@ -36,7 +35,7 @@ from fedpath.core.training.alone import initial_model, merit
 from fedpath.core.training.cross_validation import make_folds
 
 _PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
-_BEGIN, _END = "<!-- models:begin -->\n", "<!-- models:end -->"
+_HEADING = ["model", "Musk 1 AUC", "Musk 1 macro F1", "demo AUC", "demo macro F1"]
 _FIGURES = ("musk_auc", "musk_macro_f1", "demo_auc", "demo_macro_f1")
 _FOLDS = 5
 
@@ -97,7 +96,7 @@ def main() -> None:
     rows = [[model, *(_in_words(figures[f"{figure}:{model}"]) for figure in _FIGURES)] for model in names]
     _show(rows, quick=options.quick)
     if options.write:
-        _write(rows)
+        write_block(_PAGE, "models", [_HEADING, *rows])
     spread = {f"{key}_sd": stdev(values) for key, values in figures.items() if len(values) > 1}
     print_line("models", {key: mean(values) for key, values in figures.items()} | spread, {}, quick=options.quick)
 
@@ -193,18 +192,6 @@ def _show(rows: list[list[str]], *, quick: bool) -> None:
     for row in rows:
         table.add_row(*row)
     Console().print(table)
-
-
-def _write(rows: list[list[str]]) -> None:
-    """Replace the table between the markers of the page."""
-    heading = ["model", "Musk 1 AUC", "Musk 1 macro F1", "demo AUC", "demo macro F1"]
-    lines = [f"| {' | '.join(row)} |\n" for row in (heading, *rows)]
-    table = "".join([lines[0], "|---" * len(heading) + "|\n", *lines[1:]])
-    page = _PAGE.read_text(encoding="utf-8")
-    written, count = re.subn(f"({_BEGIN}).*?({_END})", rf"\1\n{table}\n\2", page, flags=re.DOTALL)
-    if count != 1:
-        raise SystemExit(f"{_PAGE}: no place for the table between {_BEGIN.strip()} and {_END}")
-    _PAGE.write_text(written, encoding="utf-8")
 
 
 if __name__ == "__main__":

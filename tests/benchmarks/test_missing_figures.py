@@ -1,7 +1,8 @@
 """What the missing-modality study makes of its scores."""
 
 import pytest
-from _missing_figures import ratios_of, summarise, table_of, write_block
+from _common import write_block
+from _missing_figures import ratios_of, summarise, table_of
 from _missing_runs import METHODS, PERCENTS, Job, Recipe, Score
 
 RECIPE = Recipe(1e-3, 1)
