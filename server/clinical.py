@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from fedpath.core.clinical.standard import Standard, agree, check_statistics
-from fedpath.core.config.clinical import ClinicalSchema, NumberField
+from fedpath.core.config.clinical import ClinicalSchema
 from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.messages import Description
 
@@ -60,7 +60,7 @@ class Agreement:
             {site: statistics.patients for site, statistics in stated.items()},
             tuple(site for site in described if site not in stated),
             {name: [site for site in stated if name in stated[site].fields] for name in schema.fields},
-            tuple(n for n, one in schema.fields.items() if isinstance(one, NumberField) and not standard.sd.get(n)),
+            standard.unread(schema),
         )
 
     def counted(self, description: Description) -> int:

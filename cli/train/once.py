@@ -15,7 +15,7 @@ from fedpath.cli.train.trackers import Tracking, track, track_figures
 from fedpath.core.clinical.standard import Standard
 from fedpath.core.cohort import Example, Split
 from fedpath.core.config import FederationConfig
-from fedpath.core.config.clinical import ClinicalSchema, NumberField
+from fedpath.core.config.clinical import ClinicalSchema
 from fedpath.core.files import write_json
 from fedpath.core.models.checkpoint import model_metadata, save_model
 from fedpath.core.models.registry import fields_read
@@ -166,9 +166,14 @@ def _unread(job: Job, standard: Standard, examples_train: Sequence[Example]) -> 
         has_any = any(example.bag.clinical is not None for example in examples_train)
         who = "fewer training patients than policy.min_patients have" if has_any else "no training patient has"
         return f"{who} clinical data: the model is trained without it"
-    numbers = [name for name, field in job.clinical.fields.items() if isinstance(field, NumberField)]
-    unread = [name for name in numbers if name not in standard.mean]
-    return f"clinical fields that too few training patients have are not read: {', '.join(unread)}" if unread else ""
+    unread = standard.unread(job.clinical)
+    reasons = {
+        "that too few training patients have": [name for name in unread if name not in standard.mean],
+        "in which all training patients agree": [name for name in unread if name in standard.mean],
+    }
+    return "; ".join(
+        f"clinical fields {why} are not read: {', '.join(names)}" for why, names in reasons.items() if names
+    )
 
 
 def assess(predictions: Sequence[Prediction], seed: int) -> dict[str, Any]:

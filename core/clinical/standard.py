@@ -41,6 +41,11 @@ class Standard:
     shares: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     """Of each category and binary field that was reported: the share of each word among the patients who have it."""
 
+    def unread(self, schema: ClinicalSchema) -> tuple[str, ...]:
+        """Return the number fields that models do not read: nobody reported them, or all patients have one value."""
+        numbers = (name for name, declared in schema.fields.items() if isinstance(declared, NumberField))
+        return tuple(name for name in numbers if not self.sd.get(name))
+
 
 class FieldStatistics(Section):
     """One field at one hospital, over the training patients who have it."""
@@ -120,9 +125,8 @@ def agree(schema: ClinicalSchema, statistics: Iterable[ClinicalStatistics]) -> S
     return Standard(sum(one.patients for one in stated), mean, sd, shares)
 
 
-def _moments(reports: Iterable[FieldStatistics]) -> tuple[float, float]:
+def _moments(reports: Sequence[FieldStatistics]) -> tuple[float, float]:
     """Return mean and population standard deviation over all patients of all reports."""
-    reports = list(reports)
     count = sum(report.count for report in reports)
     mean = math.fsum(report.sum or 0.0 for report in reports) / count
     mean_square = math.fsum(report.sum_squares or 0.0 for report in reports) / count

@@ -196,3 +196,10 @@ def test_what_is_no_statistics_is_not_even_read(stated: dict[str, object]) -> No
 
 def test_a_field_that_cannot_be_checked_in_words_is_fine_without_them() -> None:
     check_statistics(SCHEMA, ClinicalStatistics.model_validate({"patients": 10, "fields": {"grade": {"count": 10}}}))
+
+
+def test_numbers_that_nobody_reported_or_in_which_all_agree_are_unread() -> None:
+    standard = agree(SCHEMA, [said([record(60.0, 1.0, None, None), record(60.0, None, None, None)])])
+    assert standard.unread(SCHEMA) == ("age", "shift")
+    standard = agree(SCHEMA, [said([record(60.0, None, None, 1.0), record(61.0, None, None, -1.0)])])
+    assert standard.unread(SCHEMA) == ()
