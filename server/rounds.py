@@ -16,6 +16,7 @@ from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models.multimodal.parts import MultimodalModel
 from fedpath.core.models.own import origin_of
 from fedpath.core.models.protocol import BagModel
+from fedpath.core.models.registry import fields_read
 from fedpath.server.aggregation import GroupMean
 from fedpath.server.clinical import Agreement
 from fedpath.server.conversation import Conversation, Reply, Silence
@@ -77,7 +78,7 @@ class FederatedRun:
             features=config.features,
             model=config.model,
             package=origin_of(config.model.name),
-            clinical=config.clinical if isinstance(model, MultimodalModel) else None,
+            clinical=fields_read(config.model.name, config.clinical),
         )
 
     def execute(self) -> dict[str, Any]:

@@ -15,7 +15,7 @@ import torch
 from fedpath.client.agent.contract import contract_of
 from fedpath.client.policy import check_order
 from fedpath.core.clinical.standard import ClinicalStatistics, statistics_of
-from fedpath.core.cohort.clinical.join import load_clinical
+from fedpath.core.cohort.clinical.join import SiteClinical, load_clinical
 from fedpath.core.cohort.examples import Example, load_examples, load_site_cohort
 from fedpath.core.cohort.manifest import SPLITS, Cohort, Split
 from fedpath.core.config import SiteConfig
@@ -40,7 +40,6 @@ from fedpath.core.exchange.messages import (
 )
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models.checkpoint import model_metadata, save_model
-from fedpath.core.models.multimodal.parts import MultimodalModel
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.registry import build_model
 from fedpath.core.training.device import choose_device
@@ -65,6 +64,7 @@ class Worker:
         self._examples: dict[Split, list[Example]] = {}
         self._loaded_for: tuple[tuple[str, ...], int, str | None] = ((), 0, None)
         self._fields: str | None = None
+        self._tabled: tuple[tuple[str, Cohort], SiteClinical] | None = None
         self._device = choose_device(config.compute.device)
         self._precision = choose_precision(config.compute.precision, self._device)
         torch.set_num_threads(config.compute.threads)
@@ -109,7 +109,7 @@ class Worker:
 
     def _describe_clinical(self, cohort: Cohort, schema: ClinicalSchema) -> ClinicalStatistics | None:
         """Return what leaves about the training patients' clinical data, and say at the site what does and why."""
-        clinical = load_clinical(self._config, schema, cohort)
+        clinical = self._table(schema, cohort)
         records = [clinical.records[patient] for patient in cohort.patients("train") if patient in clinical.records]
         statistics = statistics_of(schema, records, min_patients=self._config.policy.min_patients)
         told = {} if statistics is None else {name: field.count for name, field in statistics.fields.items()}
@@ -187,8 +187,6 @@ class Worker:
 
     def _without_few_records(self, model: BagModel, examples: list[Example], round_: int) -> list[Example]:
         """Return the examples without clinical data, where so few patients have any that their number may not leave."""
-        if not isinstance(model, MultimodalModel):
-            return examples
         patients = {example.patient_id for example in examples if model.record_of(example.bag) is not None}
         if not 0 < len(patients) < self._config.policy.min_patients:
             return examples
@@ -284,11 +282,18 @@ class Worker:
         if split not in self._examples:
             cohort, width, records = self._cohort(facts), facts.features.width, None
             if facts.clinical is not None:
-                records = load_clinical(self._config, facts.clinical, cohort).records
+                records = self._table(facts.clinical, cohort).records
             self._examples[split] = load_examples(
                 cohort, self._config.data.features, split, width=width, records=records
             )
         return self._examples[split]
+
+    def _table(self, schema: ClinicalSchema, cohort: Cohort) -> SiteClinical:
+        """Read the clinical table, once for a cohort: the splits of a run come from one state of it."""
+        wanted = (_in_order(schema), cohort)
+        if self._tabled is None or self._tabled[0] != wanted:
+            self._tabled = (wanted, load_clinical(self._config, schema, cohort))
+        return self._tabled[1]
 
 
 def _in_order(schema: ClinicalSchema) -> str:

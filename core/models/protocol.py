@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fedpath.core.bags.bag import Bag
+from fedpath.core.clinical.record import ClinicalRecord
 
 Route = Literal["single-modal", "multi-modal"]
 
@@ -71,10 +72,14 @@ class BagModel(nn.Module, ABC):
         """
         return {"image": list(self.state_dict())}
 
+    def record_of(self, bag: Bag) -> ClinicalRecord | None:
+        """Return the bag's clinical record where the model can use it."""
+        return bag.clinical
+
     def trained_groups(self, bag: Bag) -> frozenset[str]:
         """Return the groups that a training step on ``bag`` changes."""
         groups = self.trainable_groups
-        return groups if bag.clinical is not None else groups - self.clinical_groups
+        return groups if self.record_of(bag) is not None else groups - self.clinical_groups
 
     @cached_property
     def trainable_groups(self) -> frozenset[str]:

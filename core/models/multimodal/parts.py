@@ -116,11 +116,6 @@ class MultimodalModel(GroupedModel):
         record = bag.clinical
         return record if record is not None and self.coder.can_read(record) else None
 
-    def trained_groups(self, bag: Bag) -> frozenset[str]:
-        """Return the groups that a training step on ``bag`` changes."""
-        groups = self.trainable_groups
-        return groups if self.record_of(bag) is not None else groups - self.clinical_groups
-
 
 class SingleBranch(nn.Module):
     """The single-modal branch: a learned prompt p stands where clinical data would.
