@@ -4,6 +4,15 @@ The command line prints ``error: <message>`` and ``remedy: <remedy>`` and exits 
 only with ``--debug``.
 """
 
+import difflib
+from collections.abc import Iterable
+
+
+def did_you_mean(word: str, known: Iterable[str], otherwise: str) -> str:
+    """Return the remedy for a word that is not known: the nearest of the known ones, else ``otherwise``."""
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"did you mean '{near[0]}'?" if near else otherwise
+
 
 class FedpathError(Exception):
     """A failure with a known cause.

@@ -3,7 +3,6 @@
 Shape suffixes: B patches of a batch, H and W their pixels, C colours or channels, D features.
 """
 
-import difflib
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fedpath.client.slides import seeded_conv
-from fedpath.core.errors import ConfigError
+from fedpath.core.errors import ConfigError, did_you_mean
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,6 @@ def describe(name: str) -> EncoderInfo:
 
 def _row(name: str) -> _Row:
     if name not in _ROWS:
-        near = difflib.get_close_matches(name, _ROWS, n=1)
-        remedy = f"did you mean '{near[0]}'?" if near else f"available: {', '.join(_ROWS)}"
+        remedy = did_you_mean(name, _ROWS, f"available: {', '.join(_ROWS)}")
         raise ConfigError(f"encoder '{name}' is unknown", remedy=remedy)
     return _ROWS[name]

@@ -11,14 +11,13 @@ A CSV with a header. Each column may carry its name from any of the common tools
 """
 
 import csv
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, cast
 
 from fedpath.core.cohort.splits import class_of, split_patients
-from fedpath.core.errors import DataError
+from fedpath.core.errors import DataError, did_you_mean
 
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
@@ -171,8 +170,7 @@ def _row(place: str, line: int, values: dict[str, str], labels: Sequence[str]) -
     if not slide_id or "/" in slide_id or "\\" in slide_id or slide_id.startswith("."):
         raise DataError(f"{place}: slide_id '{values['slide_id']}' is no plain name", remedy="give the bare slide name")
     if values["label"] not in labels:
-        near = difflib.get_close_matches(values["label"], labels, n=1)
-        remedy = f"did you mean '{near[0]}'?" if near else f"the federation knows: {', '.join(labels)}"
+        remedy = did_you_mean(values["label"], labels, f"the federation knows: {', '.join(labels)}")
         raise DataError(f"{place}: label '{values['label']}' is not in the vocabulary", remedy=remedy)
     split = None
     if "split" in values:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
-from fedpath.core.errors import ConfigError
+from fedpath.core.errors import ConfigError, did_you_mean
 
 
 class Section(BaseModel):
@@ -58,8 +58,7 @@ def _explain(path: Path, schema: type[BaseModel], error: ValidationError) -> Con
         case "missing":
             return ConfigError(f"{path}: key '{key}' is missing{more}", remedy=f"add '{location[-1]}' to {table}")
         case "extra_forbidden":
-            near = difflib.get_close_matches(location[-1], known, n=1)
-            remedy = f"did you mean '{near[0]}'?" if near else f"remove it; {table} knows: {', '.join(sorted(known))}"
+            remedy = did_you_mean(location[-1], known, f"remove it; {table} knows: {', '.join(sorted(known))}")
             return ConfigError(f"{path}: key '{key}' is unknown{more}", remedy=remedy)
         case "union_tag_not_found":
             name = facts["discriminator"].strip("'")
@@ -68,8 +67,7 @@ def _explain(path: Path, schema: type[BaseModel], error: ValidationError) -> Con
             )
         case "union_tag_invalid":
             name = facts["discriminator"].strip("'")
-            near = difflib.get_close_matches(facts["tag"], known, n=1)
-            remedy = f"did you mean '{near[0]}'?" if near else f"use one of: {', '.join(known)}"
+            remedy = did_you_mean(facts["tag"], known, f"use one of: {', '.join(known)}")
             return ConfigError(f"{path}: key '{key}.{name}' = '{facts['tag']}' is unknown{more}", remedy=remedy)
         case "model_attributes_type" | "model_type" | "dict_type":
             reason = f"key '{key}' = {fault['input']!r}: should be a table"

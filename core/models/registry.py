@@ -1,6 +1,5 @@
 """The bag models by name: one row a model."""
 
-import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +9,7 @@ from pydantic import ValidationError
 
 from fedpath.core.config.clinical import BinaryField, CategoryField, ClinicalSchema, NumberField
 from fedpath.core.config.loading import Section
-from fedpath.core.errors import ConfigError
+from fedpath.core.errors import ConfigError, did_you_mean
 from fedpath.core.models.abmil import Abmil, AbmilOptions
 from fedpath.core.models.acmil import Acmil, AcmilOptions
 from fedpath.core.models.acmil_mha import AcmilMha, AcmilMhaOptions
@@ -361,8 +360,7 @@ def _check(name: str, row: _Row, options: Mapping[str, Any], place: str) -> Sect
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name.lower(), known, n=1)
-    return f"did you mean '{near[0]}'?" if near else f"choose one of: {', '.join(known)}"
+    return did_you_mean(name.lower(), known, f"choose one of: {', '.join(known)}")
 
 
 def _explain(name: str, schema: type[Section], error: ValidationError, place: str) -> ConfigError:
@@ -374,8 +372,6 @@ def _explain(name: str, schema: type[Section], error: ValidationError, place: st
         return ConfigError(f"{place}: {reason}", remedy=remedy)
     option = str(fault["loc"][0])
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(option, schema.model_fields, n=1)
-        known = ", ".join(schema.model_fields)
-        remedy = f"did you mean '{near[0]}'?" if near else f"remove it; {name} knows: {known}"
+        remedy = did_you_mean(option, schema.model_fields, f"remove it; {name} knows: {', '.join(schema.model_fields)}")
         return ConfigError(f"{place}.{option}: model '{name}' has no such option", remedy=remedy)
     return ConfigError(f"{place}.{option} = {fault['input']!r}: {reason}", remedy=remedy)

@@ -11,7 +11,6 @@
 To the model, everything that is not present is missing.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Iterable
@@ -20,7 +19,7 @@ from decimal import Decimal
 from typing import Literal, Self
 
 from fedpath.core.config.clinical import ClinicalField, MappedColumn, NumberField, plain, words_of
-from fedpath.core.errors import DataError
+from fedpath.core.errors import DataError, did_you_mean
 
 State = Literal["present", "missing", "out_of_vocabulary", "out_of_range", "not_a_number"]
 UNUSABLE: tuple[State, ...] = ("out_of_vocabulary", "out_of_range", "not_a_number")
@@ -71,8 +70,7 @@ class FieldReader:
         value_of = {plain(word): float(index) for index, word in enumerate(words)}
         for theirs, ours in column.codes.items():
             if plain(ours) not in value_of:
-                near = difflib.get_close_matches(ours, words, n=1)
-                remedy = f"did you mean '{near[0]}'?" if near else f"the federation's words: {', '.join(words)}"
+                remedy = did_you_mean(ours, words, f"the federation's words: {', '.join(words)}")
                 raise DataError(f"{key}.codes.{theirs}' = '{ours}': not a word of that field", remedy=remedy)
         # The hospital's codes come first: where it writes 1 and 2, its 1 need not be the federation's.
         value_of |= {plain(theirs): value_of[plain(ours)] for theirs, ours in column.codes.items()}

@@ -7,7 +7,6 @@ patients and cells; they are for the hospital's own screen.
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from fedpath.core.cohort.clinical.table import TableRow, TextTable, read_clinica
 from fedpath.core.cohort.manifest import Cohort
 from fedpath.core.config.clinical import ClinicalSchema, ClinicalSection, NumberField, plain, words_of
 from fedpath.core.config.site import SiteConfig
-from fedpath.core.errors import DataError
+from fedpath.core.errors import DataError, did_you_mean
 
 _LABEL_COLUMN = "label"
 """Of the manifest; a table that was joined with it carries the name along."""
@@ -171,11 +170,9 @@ def _readers(section: ClinicalSection, schema: ClinicalSchema) -> dict[str, Fiel
     """Return a reader for each mapped field, in the schema's order."""
     for name in section.columns:
         if name not in schema.fields:
-            near = difflib.get_close_matches(name, schema.fields, n=1)
-            known = f"the federation declares: {', '.join(schema.fields)}"
             raise DataError(
                 f"site.toml: key 'clinical.columns.{name}': the federation declares no such field",
-                remedy=f"did you mean '{near[0]}'?" if near else known,
+                remedy=did_you_mean(name, schema.fields, f"the federation declares: {', '.join(schema.fields)}"),
             )
     return {
         name: FieldReader.of(name, declared, section.columns[name], decimal=section.decimal, missing=section.missing)
@@ -207,8 +204,7 @@ def _position(table: TextTable, heading: str, key: str) -> int:
         raise DataError(f"{table.path}: {len(found)} columns are headed '{heading}'", remedy="rename all but one")
     if not found:
         names = [name for name in table.header if name]
-        near = difflib.get_close_matches(heading, names, n=1)
-        remedy = f"did you mean '{near[0]}'?" if near else f"the table has: {_some(names)}"
+        remedy = did_you_mean(heading, names, f"the table has: {_some(names)}")
         raise DataError(f"{table.path}: no column '{heading}' (clinical.{key} in site.toml)", remedy=remedy)
     return found[0]
 
