@@ -1,6 +1,6 @@
 """A slide as a model sees it: one feature vector a patch, and where each patch lies.
 
-Shape suffixes: N patches, D features, 2 is (x, y).
+Shape suffixes: N patches, D features, H × W pixels, C colours, 2 is (x, y).
 """
 
 from dataclasses import dataclass
@@ -24,6 +24,8 @@ class Bag:
     coords_are_level0: bool = True
     """False when a file gives micrometres and the slide's µm/px is unknown: `coords_N2` and `patch_size_level0` are
     then pixels at the patches' own resolution, good for distances but not for drawing on the slide."""
+    pixels_NHWC: torch.Tensor | None = None
+    """uint8 RGB of each patch at the encoder's resolution, where a model reads pixels; may be mapped from a file."""
     clinical: ClinicalRecord | None = None
     """Of the patient, where the hospital has any."""
 

@@ -1,13 +1,16 @@
 """``federation.toml``: what the coordinator runs and what every site must match."""
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from fedpath.core.config.clinical import ClinicalSchema
 from fedpath.core.config.loading import FilePath, Section, load_toml
+from fedpath.core.config.model import ModelSection
 from fedpath.core.config.names import Address, BindAddress, FederationName, SiteName
+from fedpath.core.config.stages import Stage, check_order
+from fedpath.core.config.training import TrainingSection
 
 
 class FederationSection(Section):
@@ -74,26 +77,11 @@ class FeaturesSection(Section):
     """Hash of the encoder's weights; without it, the sites must agree among themselves."""
 
 
-class ModelSection(Section):
-    """The bag model, by its name in the registry (`fedpath models list`)."""
+class EncoderSection(Section):
+    """The encoder's weights at the coordinator, for a pipeline that fine-tunes it."""
 
-    name: str = "acmil"
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-class TrainingSection(Section):
-    """How each site trains in a round, and for how many rounds."""
-
-    rounds: Annotated[int, Field(ge=1)] = 10
-    local_epochs: Annotated[int, Field(ge=1)] = 1
-    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
-    weight_decay: Annotated[float, Field(ge=0)] = 1e-5
-    class_weights: bool = True
-    """Weight the loss by inverse class frequency of the site's training bags."""
-    accumulate_bags: Annotated[int, Field(ge=1)] = 1
-    """Bags an optimizer step learns from; their gradients are averaged."""
-    patience: Annotated[int, Field(ge=1)] | None = None
-    """`fedpath train` only: stop after this many validations in a row without a better one."""
+    weights: FilePath | None = None
+    """File of the encoder's weights, relative to federation.toml; needed for encoders that come without."""
 
 
 class AggregationSection(Section):
@@ -113,7 +101,10 @@ class FederationConfig(Section):
     clinical: ClinicalSchema | None = None
     model: ModelSection = ModelSection()
     training: TrainingSection = TrainingSection()
+    encoder: EncoderSection = EncoderSection()
     aggregation: AggregationSection = AggregationSection()
+    stage: Annotated[list[Stage], AfterValidator(check_order)] = Field(default_factory=list)
+    """The pipeline; a single stage of kind train when it is empty."""
 
     @model_validator(mode="after")
     def _quorum_is_possible(self) -> Self:
@@ -129,11 +120,15 @@ class FederationConfig(Section):
 
 
 def load_federation(path: Path) -> FederationConfig:
-    """Load ``federation.toml``; `server.credentials` becomes absolute.
+    """Load ``federation.toml``; its paths become absolute.
 
     Raises:
         ConfigError: naming the file, the key and the remedy.
     """
     config = load_toml(path, FederationConfig)
     credentials = (path.parent / config.server.credentials).resolve()
-    return config.model_copy(update={"server": config.server.model_copy(update={"credentials": credentials})})
+    server = config.server.model_copy(update={"credentials": credentials})
+    encoder = config.encoder
+    if encoder.weights is not None:
+        encoder = encoder.model_copy(update={"weights": (path.parent / encoder.weights).resolve()})
+    return config.model_copy(update={"server": server, "encoder": encoder})

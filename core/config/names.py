@@ -8,6 +8,7 @@ _PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_\-]{0,62}$"
 
 SiteName = Annotated[str, Field(pattern=_PATTERN)]
 FederationName = Annotated[str, Field(pattern=_PATTERN)]
+StageName = Annotated[str, Field(pattern=_PATTERN)]
 
 
 def _port_exists(address: str) -> str:

@@ -49,6 +49,31 @@ class FeaturesSection(Section):
     """What happened to a patch's pixels before the encoder, as the other sites state it."""
 
 
+class SlidesSection(Section):
+    """Where this hospital's slides lie: needed where the encoder is fine-tuned, for features alone they are not."""
+
+    folder: FilePath
+    """Searched with its subfolders. Relative to site.toml."""
+    mpp: Annotated[float, Field(gt=0)] | None = None
+    """µm/px of level 0, for slides that state none."""
+
+
+class EncoderSection(Section):
+    """The encoder's weights here, for fine-tuning."""
+
+    weights: FilePath | None = None
+    """File of the weights, relative to site.toml; needed for encoders that come without."""
+
+
+class DeepSpeedSection(Section):
+    """How DeepSpeed trains, where `compute.engine` asks for it."""
+
+    zero_stage: Annotated[int, Field(ge=0, le=3)] = 1
+    """What is split among the processes: 1 optimiser states, 2 also gradients, 3 also parameters."""
+    processes: Annotated[int, Field(ge=1)] | None = None
+    """One a GPU of this machine by default; 1 on a CPU."""
+
+
 class ComputeSection(Section):
     """What this hospital's machine may use."""
 
@@ -56,6 +81,11 @@ class ComputeSection(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the matrix products in training; "auto" takes bfloat16 where the device makes it fast."""
     threads: Annotated[int, Field(ge=1)] = 1
+    vram_gb: Annotated[float, Field(gt=0)] | None = None
+    """What fine-tuning may use of the GPU's memory, in GB of 10⁹ bytes; all that the card has by default."""
+    engine: Literal["torch", "deepspeed"] = "torch"
+    """What steps the weights; "deepspeed" needs `pip install "fedpath[deepspeed]"`."""
+    deepspeed: DeepSpeedSection = DeepSpeedSection()
 
 
 class PolicySection(Section):
@@ -68,6 +98,8 @@ class PolicySection(Section):
     own_models: list[str] = Field(default_factory=list)
     """Models of other installed packages (entry points) that may run here: their code is not fedpath's."""
     max_local_epochs: Annotated[int, Field(ge=1)] = 50
+    fine_tune: bool = True
+    """Whether encoders may be fine-tuned here: pixels of the slides are read for it, and stay."""
     min_patients: Annotated[int, Field(ge=1)] = 1
     """Statistics over fewer patients than this are not reported."""
 
@@ -79,6 +111,8 @@ class SiteConfig(Section):
     data: DataSection
     features: FeaturesSection | None = None
     clinical: ClinicalSection | None = None
+    slides: SlidesSection | None = None
+    encoder: EncoderSection = EncoderSection()
     compute: ComputeSection = ComputeSection()
     policy: PolicySection = PolicySection()
     state: FilePath = Path("state")
@@ -99,4 +133,17 @@ def load_site(path: Path) -> SiteConfig:
     clinical = config.clinical
     if clinical is not None:
         clinical = clinical.model_copy(update={"table": folder / clinical.table})
-    return config.model_copy(update={"data": data, "clinical": clinical, "state": folder / config.state})
+    slides, encoder = config.slides, config.encoder
+    if slides is not None:
+        slides = slides.model_copy(update={"folder": folder / slides.folder})
+    if encoder.weights is not None:
+        encoder = encoder.model_copy(update={"weights": folder / encoder.weights})
+    return config.model_copy(
+        update={
+            "data": data,
+            "clinical": clinical,
+            "slides": slides,
+            "encoder": encoder,
+            "state": folder / config.state,
+        }
+    )

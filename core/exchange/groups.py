@@ -15,8 +15,11 @@ from fedpath.core.models.protocol import BagModel
 
 
 def to_arrays(model: BagModel, groups: Iterable[str] | None = None) -> Arrays:
-    """Return copies of the model's state as float32 arrays named "group/parameter"; all groups by default."""
-    by_group = model.parameter_groups()
+    """Return copies of the model's state as float32 arrays named "group/parameter".
+
+    By default all groups that travel: all but ``resident_groups``.
+    """
+    by_group = _travelling(model)
     state = model.state_dict()
     return {
         f"{group}/{name}": state[name].to("cpu", torch.float32).numpy().copy()
@@ -31,7 +34,7 @@ def load_arrays(model: BagModel, arrays: Arrays) -> None:
     Raises:
         RefusedError: the names or shapes are not those of this model.
     """
-    state = {f"{group}/{name}": name for group, names in model.parameter_groups().items() for name in names}
+    state = {f"{group}/{name}": name for group, names in _travelling(model).items() for name in names}
     if state.keys() != arrays.keys():
         odd = sorted(state.keys() ^ arrays.keys())
         raise RefusedError(
@@ -49,6 +52,11 @@ def load_arrays(model: BagModel, arrays: Arrays) -> None:
     with torch.no_grad():
         for key, array in arrays.items():
             parameters[state[key]].copy_(torch.from_numpy(np.asarray(array, order="C")))
+
+
+def _travelling(model: BagModel) -> dict[str, list[str]]:
+    groups = model.parameter_groups()
+    return {group: names for group, names in groups.items() if group not in model.resident_groups}
 
 
 def group_of(name: str) -> str:

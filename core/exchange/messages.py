@@ -10,9 +10,11 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_
 
 from fedpath.core.clinical.standard import ClinicalStatistics
 from fedpath.core.config.clinical import ClinicalSchema
-from fedpath.core.config.federation import FeaturesSection, Labels, ModelSection
+from fedpath.core.config.federation import FeaturesSection, Labels
 from fedpath.core.config.loading import Section
-from fedpath.core.config.names import FederationName
+from fedpath.core.config.model import ModelSection
+from fedpath.core.config.names import FederationName, StageName
+from fedpath.core.config.stages import TuningSection
 from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.contract import FeatureContract
 from fedpath.core.exchange.wire import Arrays, pack, printable, unpack
@@ -33,6 +35,25 @@ Origin = Annotated[str, Field(max_length=300), AfterValidator(printable)]
 """Name and version of an installed package: ``my-package 1.2``."""
 
 
+class StageFacts(Section):
+    """Which stage of a pipeline an order is of, and which earlier ones it stands on."""
+
+    name: StageName
+    kind: Literal["select", "fine-tune", "encode", "train"]
+    number: Annotated[int, Field(ge=1)]
+    of: Annotated[int, Field(ge=1)]
+    selector: StageName | None = None
+    """fine-tune: the stage whose selector ranks the patches."""
+    tuned: StageName | None = None
+    """encode: the stage whose encoder encodes the slides."""
+    encoded: StageName | None = None
+    """All but encode: the stage whose features are used; None for those of site.toml."""
+    tuning: TuningSection | None = None
+    """fine-tune: how."""
+    encoder_sha256: Sha256 | None = None
+    """fine-tune: of the encoder that is tuned, before. encode: of the tuned one."""
+
+
 class RunFacts(Section):
     """What holds for the whole run; every order carries it, so a site needs no memory of earlier ones."""
 
@@ -46,6 +67,8 @@ class RunFacts(Section):
     """Where the coordinator has the model from, when it is one of another package than fedpath."""
     clinical: ClinicalSchema | None = None
     """The clinical fields; None for a model that does not read any."""
+    stage: StageFacts | None = None
+    """None for a run without a pipeline."""
 
 
 class Describe(Section):
@@ -87,13 +110,25 @@ class Evaluate(Section):
     split: Literal["validation", "test"]
 
 
+class Encode(Section):
+    """Encode every slide of the cohort again, with the encoder that the stage ``facts.stage.tuned`` left here.
+
+    ``facts.features`` is what the new features are to be: encoder, hash, µm/px, patch size.
+    """
+
+    kind: Literal["encode"] = "encode"
+    facts: RunFacts
+
+
 class Finish(Section):
-    """The run is over; the best global model comes along, for the hospital to keep."""
+    """The stage is over; its best global model comes along, for the hospital to keep."""
 
     kind: Literal["finish"] = "finish"
     facts: RunFacts
     base: Sha256
     best_round: Count
+    more: bool = False
+    """Another stage follows: stay. Otherwise the run is over."""
 
 
 class Refuse(Section):
@@ -104,7 +139,7 @@ class Refuse(Section):
     reason: Reason
 
 
-Order = Annotated[Describe | Train | Evaluate | Finish | Refuse, Field(discriminator="kind")]
+Order = Annotated[Describe | Train | Evaluate | Encode | Finish | Refuse, Field(discriminator="kind")]
 
 
 class Metrics(Section):
@@ -155,6 +190,16 @@ class Evaluation(Section):
     metrics: Metrics
 
 
+class Encoded(Section):
+    """A site's answer to `Encode`."""
+
+    kind: Literal["encoded"] = "encoded"
+    contract: FeatureContract
+    slides: Count
+    """Slides of the cohort that have new features: all of them, or the site refuses."""
+    seconds: Seconds
+
+
 class Receipt(Section):
     """A site's answer to `Finish` and `Refuse`."""
 
@@ -168,7 +213,7 @@ class Refusal(Section):
     reason: Reason
 
 
-Answer = Annotated[Description | Update | Evaluation | Receipt | Refusal, Field(discriminator="kind")]
+Answer = Annotated[Description | Update | Evaluation | Encoded | Receipt | Refusal, Field(discriminator="kind")]
 
 _ORDER: TypeAdapter[Order] = TypeAdapter(Order)
 _ANSWER: TypeAdapter[Answer] = TypeAdapter(Answer)

@@ -11,7 +11,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from fedpath.core.config.clinical import ClinicalSchema
-from fedpath.core.config.federation import FeaturesSection, ModelSection
+from fedpath.core.config.federation import FeaturesSection
+from fedpath.core.config.model import ModelSection
 from fedpath.core.errors import ConfigError, DataError
 from fedpath.core.files import write_bytes
 from fedpath.core.models.own import GROUP, find_own, origin_of

@@ -1,6 +1,7 @@
 """What the federation asks of a bag model: ``forward``, ``loss`` and the names of its parameter groups."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, ClassVar, Literal
@@ -26,6 +27,8 @@ class BagOutput:
     """The pooled representation that the slide's head sees."""
     branch_logits_KC: Tensor | None = None
     """Class scores of each branch, for models that supervise their branches."""
+    selection_N: Tensor | None = None
+    """How much each instance is worth keeping, for models that select; any real numbers, higher is better."""
     route: Route | None = None
     """Which branch ``logits_C`` come from, for models that have one for patients with clinical data and one without."""
 
@@ -42,6 +45,8 @@ class BagModel(nn.Module, ABC):
     """Parameter groups that only patients with clinical data train."""
     agreed_groups: ClassVar[frozenset[str]] = frozenset()
     """Groups that hold what the hospitals agreed on before round 1: nobody trains or sends them."""
+    resident_groups: ClassVar[frozenset[str]] = frozenset()
+    """Groups that each side has already, to the bit, from a file: nobody trains them and they never travel."""
     slide_width: int = 0
     """L, the width of ``slide_vector_L``; 0 where a model does not say it beforehand, and can be no encoder."""
 
@@ -84,7 +89,12 @@ class BagModel(nn.Module, ABC):
     @cached_property
     def trainable_groups(self) -> frozenset[str]:
         """The groups that some bag may train."""
-        return frozenset(self.parameter_groups()) - self.agreed_groups
+        return frozenset(self.parameter_groups()) - self.agreed_groups - self.resident_groups
+
+    @property
+    def learning_rate_scales(self) -> Mapping[str, float]:
+        """Factors on the learning rate, by group; 1 for groups that are not named."""
+        return {}
 
 
 def weighted_cross_entropy(logits_BC: Tensor, target: int, class_weights_C: Tensor | None) -> Tensor:

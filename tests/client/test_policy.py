@@ -6,7 +6,8 @@ import pytest
 from own_package import installed, write_package
 
 from fedpath.client.policy import check_order
-from fedpath.core.config.federation import FeaturesSection, ModelSection
+from fedpath.core.config.federation import FeaturesSection
+from fedpath.core.config.model import ModelSection
 from fedpath.core.config.site import PolicySection
 from fedpath.core.errors import ConfigError, RefusedError
 from fedpath.core.exchange.messages import Describe, Evaluate, Finish, Order, Refuse, RunFacts, Train

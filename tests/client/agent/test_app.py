@@ -4,7 +4,8 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
 from fedpath.client.agent.app import build_client_app, order_in, reply_to
-from fedpath.core.config.federation import FeaturesSection, ModelSection
+from fedpath.core.config.federation import FeaturesSection
+from fedpath.core.config.model import ModelSection
 from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.messages import (
     Answer,

@@ -14,7 +14,8 @@ from fedpath.client.agent.join import _Site, join
 from fedpath.client.agent.worker import Worker
 from fedpath.client.audit import AuditLog, verify
 from fedpath.core.config import FederationConfig, SiteConfig
-from fedpath.core.config.federation import FeaturesSection, ModelSection
+from fedpath.core.config.federation import FeaturesSection
+from fedpath.core.config.model import ModelSection
 from fedpath.core.config.site import DataSection, PolicySection, SiteSection
 from fedpath.core.errors import ConfigError, DataError, RefusedError
 from fedpath.core.events import Event, EventLog

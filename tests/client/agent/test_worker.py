@@ -12,7 +12,8 @@ from fedpath.client.agent.worker import FINAL_MODEL, Worker
 from fedpath.core.bags.store import FeatureMeta, write_features
 from fedpath.core.cohort import load_cohort, load_examples
 from fedpath.core.config import SiteConfig
-from fedpath.core.config.federation import FeaturesSection, ModelSection
+from fedpath.core.config.federation import FeaturesSection
+from fedpath.core.config.model import ModelSection
 from fedpath.core.config.site import ComputeSection, DataSection, PolicySection, SiteSection
 from fedpath.core.errors import DataError, FedpathError, RefusedError
 from fedpath.core.events import Event, EventLog

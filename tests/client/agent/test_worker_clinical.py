@@ -17,7 +17,8 @@ from fedpath.core.cohort import load_examples, load_site_cohort
 from fedpath.core.cohort.clinical.join import load_clinical
 from fedpath.core.config import SiteConfig, load_site
 from fedpath.core.config.clinical import BinaryField, ClinicalSchema, NumberField
-from fedpath.core.config.federation import FeaturesSection, ModelSection
+from fedpath.core.config.federation import FeaturesSection
+from fedpath.core.config.model import ModelSection
 from fedpath.core.errors import DataError, RefusedError
 from fedpath.core.events import Event, EventLog
 from fedpath.core.exchange.groups import group_of, load_arrays, to_arrays

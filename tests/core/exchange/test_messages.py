@@ -9,7 +9,8 @@ from pydantic import ValidationError
 
 from fedpath.core.clinical.standard import ClinicalStatistics, FieldStatistics
 from fedpath.core.config.clinical import ClinicalSchema
-from fedpath.core.config.federation import FeaturesSection, ModelSection
+from fedpath.core.config.federation import FeaturesSection
+from fedpath.core.config.model import ModelSection
 from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.contract import FeatureContract
 from fedpath.core.exchange.messages import (

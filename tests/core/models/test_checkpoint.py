@@ -11,7 +11,8 @@ from fedpath.core.bags import Bag
 from fedpath.core.clinical.record import ClinicalRecord
 from fedpath.core.clinical.standard import Standard
 from fedpath.core.config.clinical import ClinicalSchema
-from fedpath.core.config.federation import FeaturesSection, ModelSection
+from fedpath.core.config.federation import FeaturesSection
+from fedpath.core.config.model import ModelSection
 from fedpath.core.errors import DataError
 from fedpath.core.models import build_model, load_model, save_model
 from fedpath.core.models.checkpoint import model_metadata

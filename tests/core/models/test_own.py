@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from fedpath.core.bags import Bag
 from fedpath.core.cohort import Example
-from fedpath.core.config.federation import FeaturesSection, ModelSection
+from fedpath.core.config.federation import FeaturesSection
+from fedpath.core.config.model import ModelSection
 from fedpath.core.errors import ConfigError, DataError
 from fedpath.core.exchange.groups import load_arrays, to_arrays
 from fedpath.core.models import BagModel, BagOutput, available_models, build_model, load_model, save_model
