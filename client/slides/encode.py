@@ -4,7 +4,7 @@ A slide that cannot be encoded is quarantined with its reason and the run goes o
 feature file can be read and was made from the same bytes with the same settings: never because a file is there.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fedpath.client.slides.encoders import Encoder
+from fedpath.client.slides.encoders import BATCH, Encoder
 from fedpath.client.slides.folders import find_slides, only_run, set_aside
 from fedpath.client.slides.reader import Slide, UnreadableError, slide_sha256
 from fedpath.client.slides.tiles import TileGrid
@@ -23,7 +23,6 @@ from fedpath.core.bags import FeatureMeta, read_bag, read_meta, write_features
 from fedpath.core.errors import ConfigError, DataError
 from fedpath.core.files import write_json
 
-BATCH = 64
 MIN_TISSUE = 0.25
 """A patch is encoded if at least this share of it is tissue."""
 MOST_FAILED = 0.5
@@ -91,13 +90,16 @@ def encode_folder(
     encoder: str,
     mpp: float,
     patch_px: int,
+    weights: Path | None = None,
     slide_mpp: float | None = None,
     threads: int = 1,
+    device: str = "cpu",
     progress: Callable[[EncodeProgress], None] | None = None,
+    only: Mapping[str, float | None] | None = None,
 ) -> EncodeReport:
     """Encode every slide below ``slides`` into ``out``/<slide_id>.h5, and write `encode_report.json` there.
 
-    On one machine with the same number of threads the features are the same to the bit.
+    On one machine with the same device and number of threads the features are the same to the bit.
 
     Args:
         slides: a folder, searched with its subfolders, or a single slide.
@@ -105,17 +107,24 @@ def encode_folder(
         encoder: a name in the registry.
         mpp: resolution of the patches, µm/px.
         patch_px: edge of a patch in pixels at ``mpp``.
+        weights: the encoder's, where it comes without or was tuned.
         slide_mpp: µm/px of level 0 for slides that state none.
         threads: for the encoder.
+        device: "cpu" or "cuda", where the encoder runs.
         progress: called often.
+        only: the slides to encode, by slide_id, each with the µm/px of its level 0 in place of ``slide_mpp``; by
+            default all that are there.
 
     Raises:
         ConfigError: unknown encoder, impossible settings, or another run is writing to ``out``.
-        DataError: no slides there, or two of the same name.
+        DataError: no slides there, or two of the same name; the encoder's weights cannot be read or are not its own, or
+            its features are no numbers that can be stored.
     """
     settings = _checked(mpp, patch_px, slide_mpp, threads)
-    encoding = Encoder(encoder)
+    encoding = Encoder(encoder, weights, device=device)
+    encoding.check_patch(patch_px)
     paths, ignored = find_slides(slides)
+    paths = [path for path in paths if only is None or path.stem in only]
     done: list[SlideResult] = []
     skipped: list[SlideResult] = []
     quarantined: list[Quarantined] = []
@@ -127,8 +136,9 @@ def encode_folder(
                     progress(EncodeProgress(path.stem, index, len(paths), tiles_done, tiles_total))
 
             tell(0, 0)
+            own = settings if only is None else replace(settings, slide_mpp=only[path.stem])
             try:
-                result, fresh = _encode_slide(path, out / f"{path.stem}.h5", encoding, settings, tell)
+                result, fresh = _encode_slide(path, out / f"{path.stem}.h5", encoding, own, tell)
                 (done if fresh else skipped).append(result)
             except DataError as error:
                 remedy = set_aside(out / f"{path.stem}.h5", error.remedy)

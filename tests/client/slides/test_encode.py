@@ -192,3 +192,12 @@ def test_a_real_slide(tmp_path: Path) -> None:
     assert (1024, 1408) in corners
     assert (0, 256) not in corners
     assert (2048, 256) not in corners
+
+
+def test_only_the_slides_that_are_named_are_encoded_each_with_its_own_resolution(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        small_slide(tmp_path / "slides" / f"{name}.tif", None)
+    report = encode(tmp_path / "slides", tmp_path / "out", slide_mpp=1.0, only={"a": 0.5, "c": 0.45})
+    assert [(result.slide_id, result.mpp_level0) for result in report.done] == [("a", 0.5), ("c", 0.45)]
+    assert report.quarantined == ()
+    assert sorted(path.name for path in (tmp_path / "out").glob("*.h5")) == ["a.h5", "c.h5"]
