@@ -36,6 +36,7 @@ from fedpath.core.models.pooled import PooledOptions
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.randomness import seeded
 from fedpath.core.models.transmil import TransMil, TransMilOptions
+from fedpath.core.models.vib import Vib, VibOptions
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +222,13 @@ _MODELS = {
         "features, in the file's order; memory grows linearly",
         TransMilOptions,
         TransMil,
+    ),
+    "vib": _Row(
+        "a mask that keeps few patches, and gated attention over what is kept: selects the patches to fine-tune on",
+        "Li et al., CVPR 2023",
+        "features",
+        VibOptions,
+        Vib,
     ),
 }
 
