@@ -4,13 +4,15 @@ from collections.abc import Callable
 
 from fedpath.core.config.site import PolicySection
 from fedpath.core.errors import RefusedError
-from fedpath.core.exchange.messages import Order, RunFacts, Train
+from fedpath.core.exchange.messages import Encode, Order, RunFacts, Train
 from fedpath.core.models.own import GROUP, find_own
 from fedpath.core.models.registry import is_built_in
 
 
 def check_order(policy: PolicySection, order: Order, *, site: str, federation: str) -> None:
     """Check an order against the hospital's policy.
+
+    `policy.models` counts for whatever is trained: in a pipeline also for the selector and the head of fine-tuning.
 
     Args:
         policy: `[policy]` of site.toml.
@@ -31,12 +33,24 @@ def check_order(policy: PolicySection, order: Order, *, site: str, federation: s
         raise refuse(f"the order is of federation '{facts.federation}', the kit of '{federation}'")
     if policy.federations is not None and facts.federation not in policy.federations:
         raise refuse(f"federation '{facts.federation}' is not among those it takes part in")
+    if facts.stage is not None and facts.stage.kind in _TUNING and not policy.fine_tune:
+        raise refuse(f"stage '{facts.stage.name}' is one of fine-tuning, and no encoder may be fine-tuned here")
+    if not isinstance(order, Encode):  # which trains nothing
+        _check_model(policy, facts, refuse)
+    if isinstance(order, Train) and order.local_epochs > policy.max_local_epochs:
+        raise refuse(f"{order.local_epochs} local epochs exceed its limit of {policy.max_local_epochs}")
+
+
+_TUNING = ("fine-tune", "encode")
+"""Kinds of stages that read pixels of the slides."""
+
+
+def _check_model(policy: PolicySection, facts: RunFacts, refuse: Callable[..., RefusedError]) -> None:
+    """Check that the order's model may be trained here."""
     if policy.models is not None and facts.model.name not in policy.models:
         raise refuse(f"model '{facts.model.name}' is not among those that may be trained here")
     if not is_built_in(facts.model.name):
         _check_own_model(policy, facts, refuse)
-    if isinstance(order, Train) and order.local_epochs > policy.max_local_epochs:
-        raise refuse(f"{order.local_epochs} local epochs exceed its limit of {policy.max_local_epochs}")
 
 
 def _check_own_model(policy: PolicySection, facts: RunFacts, refuse: Callable[..., RefusedError]) -> None:

@@ -20,7 +20,17 @@ from fedpath.core.config import SiteConfig
 from fedpath.core.errors import ConfigError, FedpathError, RefusedError, StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.groups import group_of
-from fedpath.core.exchange.messages import Answer, Description, Finish, Order, Refusal, Refuse, Update, encode
+from fedpath.core.exchange.messages import (
+    Answer,
+    Description,
+    Encoded,
+    Finish,
+    Order,
+    Refusal,
+    Refuse,
+    Update,
+    encode,
+)
 from fedpath.core.exchange.wire import Arrays
 
 # Asked often while something is likely to come, seldom while the other sites are training.
@@ -117,7 +127,7 @@ class _Site:
             raise
         self._send(connection, reply, started)
         match self._order:
-            case Finish():
+            case Finish(more=False):
                 self.outcome.finished = True
             case Refuse(reason=reason):
                 self.outcome.refused = reason
@@ -173,6 +183,8 @@ def _in_words(answer: Answer, arrays: Arrays) -> str:
         case Description(clinical=ClinicalStatistics(patients=patients, fields=fields)):
             told = ", ".join(sorted(fields)) or "no field"
             return f"{_DESCRIPTION}, counts and sums over {patients} patients with clinical data ({told})"
+        case Encoded(slides=slides):
+            return f"how {slides} slides were encoded again, and how long it took"
         case Refusal(reason=reason):
             return f"a refusal: {reason}"
         case _:

@@ -1,25 +1,23 @@
-"""Carry out the coordinator's orders on this hospital's data: describe, train, evaluate, keep the final model.
+"""Carry out the coordinator's orders on this hospital's data: describe, train, evaluate, encode, keep what was made.
 
-Knows nothing of Flower. Each order is checked against the hospital's policy first, and carries all it needs: a worker
-that is killed and started again answers the same order with the same bits.
+Knows nothing of Flower, and of a stage only its `Work`. Each order is checked against the hospital's policy first, and
+carries all it needs: a worker that is killed and started again answers the same order with the same bits.
 """
 
-import dataclasses
 import hashlib
-from collections import Counter
-from importlib.metadata import version
+from functools import partial
+from typing import Any
 
-import numpy as np
 import torch
 
-from fedpath.client.agent.contract import contract_of
+from fedpath.client.agent.data import SiteData, in_order
+from fedpath.client.agent.describe import describe
+from fedpath.client.agent.folders import StageFolders
+from fedpath.client.agent.reports import check_enough, figures, groups_that_may_leave, without_clinical
+from fedpath.client.agent.work import BagWork, Work
 from fedpath.client.policy import check_order
-from fedpath.core.clinical.standard import ClinicalStatistics, statistics_of
-from fedpath.core.cohort.clinical.join import SiteClinical, load_clinical
-from fedpath.core.cohort.examples import Example, load_examples, load_site_cohort
-from fedpath.core.cohort.manifest import SPLITS, Cohort, Split
+from fedpath.core.cohort.examples import Example
 from fedpath.core.config import SiteConfig
-from fedpath.core.config.clinical import ClinicalSchema
 from fedpath.core.errors import RefusedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.groups import group_of, load_arrays, to_arrays
@@ -27,10 +25,11 @@ from fedpath.core.exchange.messages import (
     Answer,
     Describe,
     Description,
+    Encode,
+    Encoded,
     Evaluate,
     Evaluation,
     Finish,
-    Metrics,
     Order,
     Receipt,
     Refuse,
@@ -39,15 +38,10 @@ from fedpath.core.exchange.messages import (
     Update,
 )
 from fedpath.core.exchange.wire import Arrays, hash_arrays
-from fedpath.core.models.checkpoint import model_metadata, save_model
 from fedpath.core.models.protocol import BagModel
-from fedpath.core.models.registry import build_model
 from fedpath.core.training.device import choose_device
-from fedpath.core.training.evaluation import NotFiniteError, examine
-from fedpath.core.training.loop import TrainSettings, train
-from fedpath.core.training.precision import choose_precision
-
-FINAL_MODEL = "federated.safetensors"
+from fedpath.core.training.loop import TrainResult, TrainSettings, train
+from fedpath.core.training.precision import Precision, choose_precision
 
 
 class Worker:
@@ -61,12 +55,13 @@ class Worker:
 
     def __init__(self, config: SiteConfig, *, federation: str, events: EventLog) -> None:
         self._config, self._federation, self._events = config, federation, events
-        self._examples: dict[Split, list[Example]] = {}
-        self._loaded_for: tuple[tuple[str, ...], int, str | None] = ((), 0, None)
+        self._data = SiteData(config)
+        self._doing: tuple[RunFacts, Work] | None = None
         self._fields: str | None = None
-        self._tabled: tuple[tuple[str, Cohort], SiteClinical] | None = None
         self._device = choose_device(config.compute.device)
         self._precision = choose_precision(config.compute.precision, self._device)
+        # What every report to the coordinator is held against.
+        self._terms: dict[str, Any] = {"site": config.site.name, "min_patients": config.policy.min_patients}
         torch.set_num_threads(config.compute.threads)
 
     def carry_out(self, order: Order, arrays: Arrays) -> tuple[Answer, Arrays]:
@@ -85,6 +80,8 @@ class Worker:
                 return self._train(order, arrays)
             case Evaluate():
                 return self._evaluate(order, arrays), {}
+            case Encode():
+                return self._encode(order), {}
             case Finish():
                 return self._finish(order, arrays), {}
             case Refuse():
@@ -92,88 +89,34 @@ class Worker:
                 return Receipt(), {}
 
     def _describe(self, facts: RunFacts) -> Description:
-        cohort = self._cohort(facts)
-        paths = [self._config.data.features / f"{slide.slide_id}.h5" for slide in cohort.slides]
-        contract = contract_of(paths, self._config.features)
-        patients = {split: len(cohort.patients(split)) for split in SPLITS}
-        self._check_enough(patients["train"])
-        self._events.emit("described", slides=len(cohort.slides), encoder=contract.encoder)
-        reported = {split: count >= self._config.policy.min_patients for split, count in patients.items()}
-        return Description(
-            contract=contract,
-            patients={split: patients[split] if reported[split] else None for split in SPLITS},
-            slides={split: len(cohort.of(split)) if reported[split] else None for split in SPLITS},
-            version=version("fedpath"),
-            clinical=None if facts.clinical is None else self._describe_clinical(cohort, facts.clinical),
-        )
-
-    def _describe_clinical(self, cohort: Cohort, schema: ClinicalSchema) -> ClinicalStatistics | None:
-        """Return what leaves about the training patients' clinical data, and say at the site what does and why."""
-        clinical = self._table(schema, cohort)
-        records = [clinical.records[patient] for patient in cohort.patients("train") if patient in clinical.records]
-        statistics = statistics_of(schema, records, min_patients=self._config.policy.min_patients)
-        told = {} if statistics is None else {name: field.count for name, field in statistics.fields.items()}
-        self._events.emit(
-            "clinical_described",
-            patients=len(records),
-            of=len(cohort.patients("train")),
-            told=statistics is not None,
-            fields=told,
-            held_back=sorted(clinical.fields.keys() - told.keys()),
-            min_patients=self._config.policy.min_patients,
-        )
-        return statistics
+        work = self._work(facts)
+        work.check()
+        return describe(facts, StageFolders(self._config, facts), self._data, self._events)
 
     def _check_fields(self, facts: RunFacts) -> None:
         """Refuse other clinical fields than the first order had: two sets of sums could tell a patient's value."""
         if facts.clinical is None:
             return
-        self._fields = self._fields or _in_order(facts.clinical)
-        if self._fields != _in_order(facts.clinical):
+        self._fields = self._fields or in_order(facts.clinical)
+        if self._fields != in_order(facts.clinical):
             raise RefusedError(
                 f"site {self._config.site.name} refuses: the clinical fields have changed during the run",
                 remedy="start a new run after changing [clinical] in federation.toml",
             )
 
-    def _check_enough(self, patients: int) -> None:
-        """Refuse to train on fewer patients than the policy asks for: every update states how many there were."""
-        if patients < self._config.policy.min_patients:
-            raise RefusedError(
-                f"site {self._config.site.name} refuses: fewer training patients than its policy asks for",
-                remedy="lower policy.min_patients in site.toml, or wait for more patients",
-            )
-
     def _train(self, order: Train, arrays: Arrays) -> tuple[Update, Arrays]:
-        examples = self._load("train", order.facts)
-        self._check_enough(len({example.patient_id for example in examples}))
-        model = self._model(order.facts, arrays, order.base)
+        _check_base(arrays, order.base)
+        work, fill = self._work(order.facts), partial(load_arrays, arrays=arrays)
+        examples = work.examples("train")
+        check_enough(len({example.patient_id for example in examples}), **self._terms)
+        model = work.build(order.learning_rate)
+        fill(model)
         examples = self._without_few_records(model, examples, order.round)
-        validation, routes = self._metrics(model, self._load("validation", order.facts))
+        validation, routes = figures(model, work.examples("validation"), self._device, **self._terms)
         self._events.emit("validated", round=order.round - 1, **validation.model_dump(), routes=routes)
-        settings = TrainSettings(
-            epochs=order.local_epochs,
-            learning_rate=order.learning_rate,
-            weight_decay=order.weight_decay,
-            class_weights=order.class_weights,
-            accumulate_bags=order.accumulate_bags,
-            precision=self._precision,
-        )
-
-        def progress(done: int, total: int, loss: float) -> None:
-            if done == total or done % max(1, total // 10) == 0:
-                self._events.emit("step", round=order.round, done=done, total=total, loss=loss)
-
-        result = train(
-            model,
-            examples,
-            settings,
-            seed=_seed(order.facts.seed, self._config.site.name, order.round),
-            span=((order.round - 1) / order.rounds, order.round / order.rounds),
-            device=self._device,
-            progress=progress,
-        )
+        model, result = work.train(order.learning_rate, fill, partial(self._train_model, order, examples))
         trained = to_arrays(model, result.patients_by_group)
-        patients = self._that_may_leave(trained, arrays, result.patients_by_group)
+        patients = groups_that_may_leave(trained, arrays, result.patients_by_group, **self._terms)
         self._events.emit("trained", round=order.round, loss=result.loss, seconds=result.seconds, patients=patients)
         update = Update(
             round=order.round,
@@ -185,122 +128,88 @@ class Worker:
         )
         return update, {name: array for name, array in trained.items() if group_of(name) in patients}
 
+    def _train_model(self, order: Train, examples: list[Example], model: BagModel, precision: Precision) -> TrainResult:
+        """Train a model as the order asks."""
+        settings = TrainSettings(
+            epochs=order.local_epochs,
+            learning_rate=order.learning_rate,
+            weight_decay=order.weight_decay,
+            class_weights=order.class_weights,
+            accumulate_bags=order.accumulate_bags,
+            precision=precision,
+        )
+
+        def progress(done: int, total: int, loss: float) -> None:
+            if done == total or done % max(1, total // 10) == 0:
+                self._events.emit("step", round=order.round, done=done, total=total, loss=loss)
+
+        return train(
+            model,
+            examples,
+            settings,
+            seed=_seed(order.facts, self._config.site.name, order.round),
+            span=((order.round - 1) / order.rounds, order.round / order.rounds),
+            device=self._device,
+            progress=progress,
+        )
+
     def _without_few_records(self, model: BagModel, examples: list[Example], round_: int) -> list[Example]:
         """Return the examples without clinical data, where so few patients have any that their number may not leave."""
         patients = {example.patient_id for example in examples if model.record_of(example.bag) is not None}
-        if not 0 < len(patients) < self._config.policy.min_patients:
-            return examples
-        self._events.emit(
-            "clinical_not_trained",
-            round=round_,
-            patients=len(patients),
-            min_patients=self._config.policy.min_patients,
-        )
-        return [
-            dataclasses.replace(example, bag=dataclasses.replace(example.bag, clinical=None)) for example in examples
-        ]
-
-    def _that_may_leave(self, trained: Arrays, came: Arrays, patients_by_group: dict[str, int]) -> dict[str, int]:
-        """Return the groups to send, each with the patients that trained it.
-
-        A group that is still as it came, such as the head of a branch whose loss is switched off, was trained by
-        nobody; one that fewer patients trained than the policy lets the hospital state stays here.
-        """
-        changed = {group_of(name) for name, array in trained.items() if not np.array_equal(array, came[name])}
         smallest = self._config.policy.min_patients
-        leaving = {group: n for group, n in patients_by_group.items() if group in changed and n >= smallest}
-        if not leaving:
-            raise RefusedError(
-                f"site {self._config.site.name} refuses: training changed nothing that it may send",
-                remedy="does the model need clinical data that is not here, or is training.learning_rate in "
-                "federation.toml far too small?",
-            )
-        return leaving
+        if not 0 < len(patients) < smallest:
+            return examples
+        self._events.emit("clinical_not_trained", round=round_, patients=len(patients), min_patients=smallest)
+        return without_clinical(examples)
 
     def _evaluate(self, order: Evaluate, arrays: Arrays) -> Evaluation:
-        model = self._model(order.facts, arrays, order.base)
-        metrics, routes = self._metrics(model, self._load(order.split, order.facts))
+        work = self._work(order.facts)
+        model = _filled(work, arrays, order.base)
+        metrics, routes = figures(model, work.examples(order.split), self._device, **self._terms)
         self._events.emit("evaluated", round=order.round, split=order.split, **metrics.model_dump(), routes=routes)
         return Evaluation(round=order.round, base=order.base, metrics=metrics)
 
+    def _encode(self, order: Encode) -> Encoded:
+        raise RefusedError(
+            f"site {self._config.site.name} cannot encode slides again yet", remedy="update fedpath at this site"
+        )
+
     def _finish(self, order: Finish, arrays: Arrays) -> Receipt:
-        model = self._model(order.facts, arrays, order.base)
-        path = self._config.state / order.facts.run / FINAL_MODEL
-        facts = order.facts
-        metadata = model_metadata(facts.federation, facts.model, facts.features, facts.labels, facts.clinical)
-        save_model(path, model.state_dict(), metadata | {"run": facts.run, "round": str(order.best_round)})
-        self._events.emit("finished", model=str(path), best_round=order.best_round)
+        work = self._work(order.facts)
+        kept = work.keep(_filled(work, arrays, order.base), order.best_round)
+        stage = None if order.facts.stage is None else order.facts.stage.name
+        self._events.emit("finished", model=str(kept), best_round=order.best_round, stage=stage, more=order.more)
         return Receipt()
 
-    def _model(self, facts: RunFacts, arrays: Arrays, base: str) -> BagModel:
-        """Build the run's model and fill it with the arrays that came."""
-        if hash_arrays(arrays) != base:
-            raise RefusedError(
-                "the model that came does not have the hash the order states",
-                remedy="the coordinator's log tells more; start it again",
-            )
-        model = build_model(
-            facts.model.name,
-            width=facts.features.width,
-            n_classes=len(facts.labels),
-            options=facts.model.options,
-            seed=facts.seed,
-            clinical=facts.clinical,
+    def _work(self, facts: RunFacts) -> Work:
+        """Return what the stage of an order trains."""
+        if self._doing is None or self._doing[0] != facts:
+            folders = StageFolders(self._config, facts)
+            self._doing = (facts, BagWork(facts, folders, self._data, self._precision))
+        return self._doing[1]
+
+
+_ANY_RATE = 1.0
+"""Of models that are not going to be trained."""
+
+
+def _filled(work: Work, arrays: Arrays, base: str) -> BagModel:
+    """Build a stage's model and fill it with the arrays that came."""
+    _check_base(arrays, base)
+    model = work.build(_ANY_RATE)
+    load_arrays(model, arrays)
+    return model
+
+
+def _check_base(arrays: Arrays, base: str) -> None:
+    if hash_arrays(arrays) != base:
+        raise RefusedError(
+            "the model that came does not have the hash the order states",
+            remedy="the coordinator's log tells more; start it again",
         )
-        load_arrays(model, arrays)
-        return model
-
-    def _metrics(self, model: BagModel, examples: list[Example]) -> tuple[Metrics, dict[str, int]]:
-        """Evaluate; figures over fewer patients than the policy's minimum are held back.
-
-        Returns:
-            What may leave; and how many patients went by which of the model's branches, which stays here.
-        """
-        patients = len({example.patient_id for example in examples})
-        if patients < self._config.policy.min_patients or not examples:
-            return Metrics(), {}
-        try:
-            examined = examine(model, examples, self._device)
-        except NotFiniteError:
-            raise RefusedError(
-                f"site {self._config.site.name}: the model that came gives no finite figures",
-                remedy="lower training.learning_rate or set aggregation.max_update_norm in federation.toml",
-            ) from None
-        went = {example.patient_id: route for example, route in zip(examples, examined.routes, strict=True)}
-        routes: Counter[str] = Counter(route for route in went.values() if route is not None)
-        return Metrics(**dataclasses.asdict(examined.metrics)), dict(routes)
-
-    def _cohort(self, facts: RunFacts) -> Cohort:
-        return load_site_cohort(self._config, facts.labels)
-
-    def _load(self, split: Split, facts: RunFacts) -> list[Example]:
-        """Load a split's bags once a run."""
-        fields = None if facts.clinical is None else _in_order(facts.clinical)
-        wanted = (tuple(facts.labels), facts.features.width, fields)
-        if self._loaded_for != wanted:
-            self._examples, self._loaded_for = {}, wanted
-        if split not in self._examples:
-            cohort, width, records = self._cohort(facts), facts.features.width, None
-            if facts.clinical is not None:
-                records = self._table(facts.clinical, cohort).records
-            self._examples[split] = load_examples(
-                cohort, self._config.data.features, split, width=width, records=records
-            )
-        return self._examples[split]
-
-    def _table(self, schema: ClinicalSchema, cohort: Cohort) -> SiteClinical:
-        """Read the clinical table, once for a cohort: the splits of a run come from one state of it."""
-        wanted = (_in_order(schema), cohort)
-        if self._tabled is None or self._tabled[0] != wanted:
-            self._tabled = (wanted, load_clinical(self._config, schema, cohort))
-        return self._tabled[1]
 
 
-def _in_order(schema: ClinicalSchema) -> str:
-    """Return the fields as text that differs in their order too: it is the order of the entries of a record."""
-    return schema.model_dump_json()
-
-
-def _seed(seed: int, site: str, round_: int) -> int:
+def _seed(facts: RunFacts, site: str, round_: int) -> int:
     """Return the seed of one site's training in one round: different for each, the same whenever it is repeated."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{site}/{round_}".encode()).digest()[:7])
+    place = site if facts.stage is None else f"{facts.stage.name}/{site}"
+    return int.from_bytes(hashlib.sha256(f"{facts.seed}/{place}/{round_}".encode()).digest()[:7])

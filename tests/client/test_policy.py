@@ -10,7 +10,17 @@ from fedpath.core.config.federation import FeaturesSection
 from fedpath.core.config.model import ModelSection
 from fedpath.core.config.site import PolicySection
 from fedpath.core.errors import ConfigError, RefusedError
-from fedpath.core.exchange.messages import Describe, Evaluate, Finish, Order, Refuse, RunFacts, Train
+from fedpath.core.exchange.messages import (
+    Describe,
+    Encode,
+    Evaluate,
+    Finish,
+    Order,
+    Refuse,
+    RunFacts,
+    StageFacts,
+    Train,
+)
 
 HASH = "0" * 64
 
@@ -100,6 +110,32 @@ def test_local_epochs() -> None:
     assert "exceed" in refusal(PolicySection(), train(51))  # there is always a limit
     # Only training takes epochs.
     check(PolicySection(max_local_epochs=1), Describe(facts=facts()))
+
+
+def staged(order: Order, kind: str) -> Order:
+    stage = StageFacts(name="s", kind=kind, number=1, of=4)  # type: ignore[arg-type]
+    return order.model_copy(update={"facts": order.facts.model_copy(update={"stage": stage})})
+
+
+def test_fine_tuning() -> None:
+    orders = [*all_orders(), Encode(facts=facts())]
+    for kind in ("select", "fine-tune", "encode", "train"):
+        for order in orders:
+            check(PolicySection(), staged(order, kind))
+            if kind in ("fine-tune", "encode"):
+                assert refusal(PolicySection(fine_tune=False), staged(order, kind)) == (
+                    "site A refuses: stage 's' is one of fine-tuning, and no encoder may be fine-tuned here"
+                )
+            else:
+                check(PolicySection(fine_tune=False), staged(order, kind))
+
+
+def test_selectors_and_heads_are_models_that_are_trained() -> None:
+    policy = PolicySection(models=["acmil"])
+    for kind, model in (("select", "vib"), ("fine-tune", "clam-sb"), ("train", "other")):
+        assert f"model '{model}' is not among" in refusal(policy, staged(train(model=model), kind))
+    # Encoding trains nothing.
+    check(policy, staged(Encode(facts=facts(model="other")), "encode"))
 
 
 OWN = {"model": "my-mil", "package": "my-package 1.0"}

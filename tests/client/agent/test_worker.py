@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from fedpath.client.agent.worker import FINAL_MODEL, Worker
+from fedpath.client.agent.folders import FINAL_MODEL
+from fedpath.client.agent.worker import Worker
 from fedpath.core.bags.store import FeatureMeta, write_features
 from fedpath.core.cohort import load_cohort, load_examples
 from fedpath.core.config import SiteConfig
