@@ -7,6 +7,8 @@ import torch
 from literal import affine, assert_gradients_equal, cross_entropy, random_bag, softmax, stacked, total
 from torch import Tensor
 
+from fedpath.core.bags import Bag
+from fedpath.core.cohort.examples import Example
 from fedpath.core.models import BagModel, build_model, vib
 from fedpath.core.models.dropout import keep_mask
 from fedpath.core.models.selection import select
