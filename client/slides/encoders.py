@@ -1,26 +1,29 @@
-"""Encoders: a patch in, a feature vector out. One row of the registry an encoder.
+"""An encoder at work: 8-bit patches in, half-precision features out, on the CPU or a GPU.
 
-Shape suffixes: B patches of a batch, H and W their pixels, C colours or channels, D features.
+The encoders themselves are in `core.encoders`. Shape suffixes: B patches of a batch, H and W their pixels, C colours,
+D features.
 """
 
-import hashlib
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from types import MappingProxyType
+from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from fedpath.client.slides import seeded_conv
-from fedpath.core.errors import ConfigError, did_you_mean
+from fedpath.core.encoders import PatchEncoder, build_encoder, encoder_sha256, info_of
+from fedpath.core.errors import ConfigError, DataError
+from fedpath.core.training.device import deterministic
+
+BATCH = 64
+"""Patches that are encoded at a time."""
 
 
 @dataclass(frozen=True, slots=True)
-class EncoderInfo:
-    """What a federation must agree on about an encoder, and what a user should know before choosing it."""
+class EncoderFacts:
+    """An encoder with its weights, as feature files and reports name it."""
 
     name: str
     width: int
@@ -35,75 +38,101 @@ class EncoderInfo:
     summary: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """A row of the registry."""
-
-    width: int
-    transform: str
-    licence: str
-    source: str
-    summary: str
-    build: Callable[[], nn.Module]
-
-
-_ROWS: Mapping[str, _Row] = MappingProxyType(
-    {
-        "seeded-conv": _Row(
-            width=seeded_conv.WIDTH,
-            transform="rgb/127.5-1",
-            licence="Apache-2.0",
-            source=f"drawn from torch.Generator seed {seeded_conv.SEED}",
-            summary="random convolutions, for demos and tests only: it has never seen tissue",
-            build=seeded_conv.SeededConv,
-        ),
-    }
-)
-
-
 class Encoder:
-    """An encoder ready to run on the CPU."""
+    """An encoder ready to run, in float32: features of a CPU and of a GPU differ by rounding only."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, weights: Path | None = None, *, device: str = "cpu") -> None:
         """Build encoder ``name``.
 
+        Args:
+            name: of `core.encoders.available`.
+            weights: their file, for an encoder that comes without or one that was tuned.
+            device: "cpu" or "cuda".
+
         Raises:
-            ConfigError: no encoder has this name.
+            ConfigError: no encoder has this name, or it needs weights.
+            DataError: the file of weights is not whole or of another encoder.
         """
-        self.info = describe(name)
-        self._module = _row(name).build().eval()
+        encoder = build_encoder(name, weights)
+        self.info = _facts(name, encoder)
+        self._patch_px = info_of(name).patch_px
+        self._device = torch.device(device)
+        self._module = encoder.to(self._device)
+
+    def check_patch(self, patch_px: int) -> None:
+        """Refuse an edge of patches (pixels) that the encoder does not take.
+
+        Raises:
+            ConfigError: naming the edge it takes.
+        """
+        if self._patch_px is not None and patch_px != self._patch_px:
+            raise ConfigError(
+                f"encoder '{self.info.name}' takes patches of {self._patch_px} px, not of {patch_px}",
+                remedy=f"--patch {self._patch_px}, in federation.toml features.patch_px = {self._patch_px}",
+            )
 
     def encode(self, patches_BHWC: NDArray[np.uint8]) -> NDArray[np.float16]:
-        """Return features (B×D) of RGB patches (B×H×W×3)."""
-        with torch.inference_mode():
-            pixels_BCHW = torch.from_numpy(patches_BHWC).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-            features_BD: Tensor = self._module(pixels_BCHW)
-        features: NDArray[np.float16] = features_BD.half().numpy()
-        return features
+        """Return features (B×D) of RGB patches (B×H×W×3), B at least 1.
+
+        Raises:
+            ConfigError: patches of a size that the encoder does not take.
+            DataError: features that float16 cannot hold, or NaN.
+        """
+        for edge in patches_BHWC.shape[1:3]:
+            self.check_patch(edge)
+        parts = [
+            self._encode(patches_BHWC[start : start + BATCH]).cpu() for start in range(0, len(patches_BHWC), BATCH)
+        ]
+        features_BD = parts[0] if len(parts) == 1 else torch.cat(parts)
+        halves_BD: NDArray[np.float16] = features_BD.half().numpy()
+        if not np.isfinite(halves_BD).all():
+            self._explain(features_BD)
+        return halves_BD
+
+    def _encode(self, patches_BHWC: NDArray[np.uint8]) -> Tensor:
+        """Return float32 features of one batch, on the device."""
+        # TensorFloat-32 would keep 10 bits of a factor, as few as the features have in the end.
+        with (
+            torch.inference_mode(),
+            deterministic(self._device),
+            torch.backends.cudnn.flags(allow_tf32=False, benchmark=False),
+        ):
+            rgb_BCHW = torch.from_numpy(patches_BHWC).to(self._device).permute(0, 3, 1, 2).float().div_(255)
+            features_BD: Tensor = self._module(rgb_BCHW)
+        return features_BD
+
+    def _explain(self, features_BD: Tensor) -> None:
+        if torch.isfinite(features_BD).all():
+            most = float(features_BD.abs().max())
+            raise DataError(
+                f"encoder '{self.info.name}' gives features of up to {most:.3g}: float16, in which they are stored, "
+                f"ends at 65504",
+                remedy="its weights are not those of an encoder of patches; if it was tuned, tune it at a lower rate",
+            )
+        raise DataError(
+            f"encoder '{self.info.name}' gives NaN or infinite features",
+            remedy="its weights are damaged; if it was tuned, tune it at a lower rate",
+        )
 
 
-def available() -> list[EncoderInfo]:
-    """Return every encoder this installation has."""
-    return [describe(name) for name in _ROWS]
-
-
-@cache
-def describe(name: str) -> EncoderInfo:
-    """Return what there is to know about encoder ``name``.
+def describe(name: str, weights: Path | None = None) -> EncoderFacts:
+    """Return an encoder's facts; its weights are read and hashed once, and again if the file has changed.
 
     Raises:
-        ConfigError: no encoder has this name.
+        ConfigError, DataError: as ``build_encoder`` does.
     """
-    row = _row(name)
-    digest = hashlib.sha256()
-    for key, tensor in sorted(row.build().state_dict().items()):
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
-    return EncoderInfo(name, row.width, digest.hexdigest(), row.transform, row.licence, row.source, row.summary)
+    if weights is None or not weights.is_file():
+        return _described(name, weights, 0, 0)
+    stat = weights.stat()
+    return _described(name, weights.resolve(), stat.st_mtime_ns, stat.st_size)
 
 
-def _row(name: str) -> _Row:
-    if name not in _ROWS:
-        remedy = did_you_mean(name, _ROWS, f"available: {', '.join(_ROWS)}")
-        raise ConfigError(f"encoder '{name}' is unknown", remedy=remedy)
-    return _ROWS[name]
+@lru_cache(maxsize=16)
+def _described(name: str, weights: Path | None, _changed_ns: int, _size: int) -> EncoderFacts:
+    return _facts(name, build_encoder(name, weights))
+
+
+def _facts(name: str, encoder: PatchEncoder) -> EncoderFacts:
+    info = info_of(name)
+    sha256 = encoder_sha256(encoder)
+    return EncoderFacts(name, info.width, sha256, info.transform, info.licence, info.source, info.summary)

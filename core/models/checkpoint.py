@@ -1,23 +1,20 @@
 """A model as one safetensors file that says how to build itself. Never pickle: loading a file runs nothing from it."""
 
 import json
-import struct
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from fedpath.core.config.clinical import ClinicalSchema
 from fedpath.core.config.federation import FeaturesSection
 from fedpath.core.config.model import ModelSection
 from fedpath.core.errors import ConfigError, DataError
-from fedpath.core.files import write_bytes
 from fedpath.core.models.own import GROUP, find_own, origin_of
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.registry import build_model, fields_read
+from fedpath.core.tensor_files import save_tensors
 
 REQUIRED = ("name", "width", "n_classes", "options", "labels")
 """Metadata keys without which a model cannot be rebuilt; ``options`` and ``labels`` are JSON. A model that reads
@@ -64,12 +61,7 @@ def save_model(path: Path, model_state: Mapping[str, Tensor], metadata: Mapping[
     missing = [key for key in REQUIRED if key not in metadata]
     if missing:
         raise ValueError(f"metadata of {path} lacks {', '.join(missing)}")
-    # Copies: safetensors stores no tensor twice, and a model may use one under two names.
-    copies = {
-        name: tensor.detach().clone(memory_format=torch.contiguous_format) for name, tensor in model_state.items()
-    }
-    content = save(copies, dict(metadata))
-    write_bytes(path, _canonical(content))
+    save_tensors(path, model_state, metadata)
 
 
 def load_model(path: Path) -> tuple[BagModel, dict[str, str]]:
@@ -125,11 +117,3 @@ def _check_package(path: Path, metadata: Mapping[str, str]) -> None:
             f"{path}: its model '{name}' comes from package {wanted}{here}",
             remedy=f"install {wanted}: it names '{name}' as an entry point of group {GROUP}",
         )
-
-
-def _canonical(content: bytes) -> bytes:
-    """Sort the header's keys: safetensors writes metadata in a random order, which would give one model many hashes."""
-    (length,) = struct.unpack("<Q", content[:8])
-    header = json.dumps(json.loads(content[8 : 8 + length]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # the tensors stay aligned to 8 bytes
-    return struct.pack("<Q", len(header)) + header + content[8 + length :]
