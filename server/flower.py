@@ -124,6 +124,7 @@ class FlowerServer:
         self._heart = threading.Thread(target=self._beat, name="task-heartbeat", daemon=True)
 
     def __enter__(self) -> Self:
+        self._end_earlier_runs()
         self._listener.start(_Watched(self._app, self._public_keys, self._collect))
         self._open_run()
         self._heart.start()
@@ -244,6 +245,16 @@ class FlowerServer:
         if known is not None:
             return known
         return self._state.create_node(NOOP_FLWR_AID, NOOP_ACCOUNT_NAME, public, 0, name=site)
+
+    def _end_earlier_runs(self) -> None:
+        """End the runs that a coordinator that was killed left open, and drop what travelled in them.
+
+        Before a site can ask: one that still has such an order in hand learns that its answer is not wanted any more,
+        and fetches the orders of this run.
+        """
+        for run in self._state.get_run_info():
+            if not self._state.stop_run(run.run_id):
+                self._state.cleanup_run(run.run_id)
 
     def _open_run(self) -> None:
         """Create the Flower run under which messages travel, as its own ServerApp."""

@@ -2,11 +2,12 @@
 
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from fedpath.core.config import FederationConfig
-from fedpath.core.errors import FederationError, StoppedError
+from fedpath.core.errors import FederationError, FedpathError, StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.contract import differences, disagreements
 from fedpath.core.exchange.messages import Describe, Description, Refuse, RunFacts
@@ -15,6 +16,8 @@ from fedpath.server.conversation import Conversation, Silence
 
 _REPORT_EVERY_S = 15.0
 _FAREWELL_S = 5.0
+_RETURN_S = 15.0
+"""A site that lost its coordinator tries again at least every ten seconds."""
 
 
 @dataclass(slots=True)
@@ -25,24 +28,62 @@ class Gathered:
     refused: dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """What a stage needs that earlier ones left at the sites."""
+
+    sites: frozenset[str]
+    """The sites that have it."""
+    otherwise: str
+    """What the others are told."""
+
+
 def gather(
-    config: FederationConfig, facts: RunFacts, talk: Conversation, events: EventLog, stop: threading.Event
-) -> Gathered:
-    """Wait for the sites, ask every one that is there, and apply the feature contract.
+    gathered: Gathered,
+    config: FederationConfig,
+    facts: RunFacts,
+    talk: Conversation,
+    events: EventLog,
+    stop: threading.Event,
+    *,
+    expected: Collection[str] = (),
+    needs: Needs | None = None,
+) -> None:
+    """Wait for the sites, ask every one that is there and not accepted yet, and apply the feature contract.
+
+    Args:
+        gathered: who takes part already, in a run that goes on; it is added to.
+        config: federation.toml.
+        facts: of the run.
+        talk: the conversation with the sites.
+        events: where progress is reported.
+        stop: set it to give up.
+        expected: the sites to wait for, where nobody takes part yet; by default all that may join.
+        needs: who can take part.
 
     Raises:
         FederationError: too few sites came, or fit, within `server.join_timeout_s`.
     """
-    _wait_for_sites(config, talk, events, stop)
-    gathered = Gathered({}, {})
-    admit(gathered, config, facts, talk, events, stop)
+    known = set(gathered.accepted) or set(expected)
+    if known:
+        grace_s = max(config.server.grace_s, _RETURN_S)
+        _wait_for_sites(known, min(len(known), config.min_sites), grace_s, config, talk, events, stop)
+    else:
+        sites, grace_s = set(config.federation.sites), config.server.grace_s
+        _wait_for_sites(sites, config.min_sites, grace_s, config, talk, events, stop)
+    admit(gathered, config, facts, talk, events, stop, needs=needs)
     if len(gathered.accepted) < config.min_sites:
         reasons = "; ".join(f"{site}: {reason}" for site, reason in gathered.refused.items()) or "none was refused"
         raise FederationError(
             f"{len(gathered.accepted)} of {config.min_sites} sites can take part ({reasons})",
             remedy="mend what is said there at those sites, or lower server.min_sites",
         )
-    return gathered
+
+
+def see_who_is_there(gathered: Gathered, config: FederationConfig, talk: Conversation, stop: threading.Event) -> None:
+    """Give the sites that take part a moment to come back; nobody has to."""
+    grace_s = max(config.server.grace_s, _RETURN_S)
+    _wait_for_sites(set(gathered.accepted), 0, grace_s, config, talk, EventLog(), stop)
 
 
 def admit(
@@ -52,6 +93,8 @@ def admit(
     talk: Conversation,
     events: EventLog,
     stop: threading.Event,
+    *,
+    needs: Needs | None = None,
 ) -> bool:
     """Ask the sites that are there and not accepted yet; accept those that fit. Returns whether anything changed.
 
@@ -62,6 +105,10 @@ def admit(
         return False
     stated: dict[str, Description] = {}
     refused: dict[str, str] = {}
+    if needs is not None:
+        refused = {site: needs.otherwise for site in newcomers if site not in needs.sites}
+        dismiss(refused, needs.otherwise, facts, talk)
+        newcomers = [site for site in newcomers if site in needs.sites]
     for reply in talk.ask(newcomers, Describe(facts=facts), {}, config.server.join_timeout_s, stop):
         answer = reply.answer
         match answer:
@@ -100,30 +147,51 @@ def dismiss(sites: Iterable[str], reason: str, facts: RunFacts, talk: Conversati
         pass
 
 
-def _wait_for_sites(config: FederationConfig, talk: Conversation, events: EventLog, stop: threading.Event) -> None:
-    """Return when every site is there, or `min_sites` have been for `grace_s`."""
-    server, known = config.server, set(config.federation.sites)
+@contextmanager
+def telling_sites(facts: RunFacts, talk: Conversation) -> Iterator[None]:
+    """Tell the sites that are there when what is done here ends early."""
+    try:
+        yield
+    except FedpathError as error:
+        # Other errors are about the coordinator's own files, and no site's business.
+        known = isinstance(error, FederationError | StoppedError)
+        reason = error.message if known else "the coordinator could not go on"
+        dismiss(sorted(talk.online()), f"the run has ended early: {reason}"[:2000], facts, talk)
+        raise
+
+
+def _wait_for_sites(
+    known: set[str],
+    needed: int,
+    grace_s: float,
+    config: FederationConfig,
+    talk: Conversation,
+    events: EventLog,
+    stop: threading.Event,
+) -> None:
+    """Return when every site of ``known`` is there, or ``needed`` of them have been for ``grace_s``."""
+    server = config.server
     started = time.monotonic()
     enough_since: float | None = None
     reported: tuple[float, set[str]] = (-_REPORT_EVERY_S, set())
-    while (online := talk.online()) != known:
+    while (online := talk.online() & known) != known:
         waited = time.monotonic() - started
         missing = sorted(known - online)
-        if len(online) < config.min_sites:
+        if len(online) < needed:
             enough_since = None
         elif enough_since is None:
             enough_since = waited
-        if enough_since is not None and waited - enough_since >= server.grace_s:
+        if enough_since is not None and waited - enough_since >= grace_s:
             events.emit("starting_without", missing=missing)
             return
         if enough_since is None and waited > server.join_timeout_s:
             raise FederationError(
-                f"{len(online)} of {config.min_sites} sites joined within {server.join_timeout_s:.0f} s; "
+                f"{len(online)} of {needed} sites joined within {server.join_timeout_s:.0f} s; "
                 f"missing: {', '.join(missing)}",
                 remedy="start `fedpath client join` there, or raise server.join_timeout_s or lower server.min_sites",
             )
         if online != reported[1] or waited - reported[0] >= _REPORT_EVERY_S:
-            events.emit("waiting", online=sorted(online), missing=missing, needed=config.min_sites)
+            events.emit("waiting", online=sorted(online), missing=missing, needed=needed)
             reported = (waited, online)
         if stop.wait(0.1):
             raise StoppedError

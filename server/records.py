@@ -1,29 +1,17 @@
-"""What a run leaves in the coordinator's folder.
-
-```
-STATE/flower.db, flower.log     Flower's state, and what it complains about
-STATE/events.jsonl              what happened, as it happened
-STATE/runs/<run>/run.json       the settings and the sites that were accepted or refused, with reasons
-STATE/runs/<run>/rounds/0001.json   who was asked, answered, was refused, and what counted
-STATE/runs/<run>/last.safetensors, best.safetensors
-STATE/runs/<run>/summary.json   the result
-```
-"""
+"""What is written down about each round: `rounds/0001.json`."""
 
 import json
-from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
-import torch
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from fedpath.core.config import FederationConfig
 from fedpath.core.config.loading import Section
-from fedpath.core.exchange.messages import Description, Metrics
-from fedpath.core.exchange.wire import Arrays
+from fedpath.core.errors import DataError
+from fedpath.core.exchange.messages import Metrics
 from fedpath.core.files import write_json
-from fedpath.core.models.checkpoint import model_metadata, save_model
+
+_FOLDER = "rounds"
 
 
 class SiteRound(Section):
@@ -59,57 +47,45 @@ class RoundManifest(Section):
     seconds: float
     aggregation_s: float
 
+    def counted(self) -> list[str]:
+        """Return the sites whose updates are in the result."""
+        return [site for site, part in self.sites.items() if part.outcome == "answered"]
 
-@dataclass(frozen=True, slots=True)
-class RunFolder:
-    """Writes the records of one run."""
 
-    path: Path
-    config: FederationConfig
-
-    def start(
-        self,
-        run: str,
-        accepted: dict[str, Description],
-        refused: dict[str, str],
-        clinical: dict[str, Any] | None = None,
-    ) -> None:
-        """Keep the settings, who takes part and what was agreed on about clinical data; again when that changes."""
-        write_json(
-            self.path / "run.json",
-            {
-                "run": run,
-                "config": self.config.model_dump(mode="json", exclude={"server": {"credentials"}}),
-                "sites": {site: description.model_dump(mode="json") for site, description in accepted.items()},
-                "refused": refused,
-                "clinical": clinical,
-            },
-        )
-
-    def keep_round(self, manifest: RoundManifest) -> None:
-        """Keep one round's manifest."""
-        write_json(self.path / "rounds" / f"{manifest.round:04d}.json", manifest.model_dump(mode="json"))
-
-    def keep_model(self, name: str, arrays: Arrays, *, round_: int) -> Path:
-        """Keep a global model as `<name>.safetensors`."""
-        config = self.config
-        metadata = model_metadata(
-            config.federation.name, config.model, config.features, config.task.labels, config.clinical
-        )
-        # On disk a model has its own names; the group is a matter of the exchange.
-        state = {key.partition("/")[2]: torch.from_numpy(array) for key, array in arrays.items()}
-        path = self.path / f"{name}.safetensors"
-        save_model(path, state, metadata | {"round": str(round_)})
-        return path
-
-    def keep_summary(self, summary: dict[str, Any]) -> None:
-        """Keep the result."""
-        write_json(self.path / "summary.json", summary)
+def write_round(run_folder: Path, manifest: RoundManifest) -> None:
+    """Keep one round's manifest."""
+    write_json(run_folder / _FOLDER / f"{manifest.round:04d}.json", manifest.model_dump(mode="json"))
 
 
 def read_rounds(run_folder: Path) -> list[RoundManifest]:
     """Return the rounds of a run in order."""
     return [
         RoundManifest.model_validate(json.loads(path.read_text()))
-        for path in sorted((run_folder / "rounds").glob("*.json"))
+        for path in sorted((run_folder / _FOLDER).glob("*.json"))
     ]
+
+
+def read_chain(run_folder: Path) -> list[RoundManifest]:
+    """Return the rounds of a run that is to go on: each starts from the model that the one before ended with.
+
+    Raises:
+        DataError: a manifest is missing, damaged or of another run.
+    """
+    remedy = "put the folder back as it was, or begin a new run with --new"
+    try:
+        manifests = read_rounds(run_folder)
+    except (ValidationError, ValueError, OSError) as error:
+        raise DataError(
+            f"{run_folder / _FOLDER}: a manifest cannot be read: {str(error).splitlines()[0]}", remedy=remedy
+        ) from None
+    for place, manifest in enumerate(manifests, 1):
+        if manifest.round != place:
+            raise DataError(f"{run_folder / _FOLDER}: round {place} is missing", remedy=remedy)
+    for earlier, later in pairwise(manifests):
+        if later.base != earlier.result:
+            raise DataError(
+                f"{run_folder / _FOLDER}: round {later.round} started from another model than round {earlier.round} "
+                "ended with",
+                remedy=remedy,
+            )
+    return manifests

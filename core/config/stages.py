@@ -122,4 +122,6 @@ def check_order(stages: list[Stage]) -> list[Stage]:
             raise ValueError(f"stage '{stage.name}': one stage of kind '{stage.kind}' is all a pipeline may have")
         kinds.append(stage.kind)
         names.add(stage.name)
+    if kinds and kinds[-1] == "encode":
+        raise ValueError(f"nothing uses what stage '{stages[-1].name}' makes; put a stage of kind 'train' after it")
     return stages

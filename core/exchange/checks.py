@@ -1,12 +1,14 @@
-"""What an update must satisfy before it counts. A bad one is refused by name and the round goes on."""
+"""What an answer must satisfy before it counts. A bad one is refused by name and the round goes on."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
+from fedpath.core.config.federation import FeaturesSection
 from fedpath.core.errors import RefusedError
+from fedpath.core.exchange.contract import differences
 from fedpath.core.exchange.groups import group_of
-from fedpath.core.exchange.messages import Update
+from fedpath.core.exchange.messages import Encoded, Update
 from fedpath.core.exchange.wire import Arrays, printable
 
 
@@ -99,3 +101,21 @@ def check_update(
         raise refuse(f"group {min(unmoved)} is that of the global model: it was not trained")
     if max_norm is not None and squares**0.5 > max_norm:
         raise refuse(f"its change has norm {squares**0.5:.3g}, the limit is {max_norm:.3g}")
+
+
+def check_encoded(site: str, header: Encoded, expected: FeaturesSection) -> None:
+    """Check that a site's new features are those that were ordered.
+
+    Args:
+        site: who encoded, for the message.
+        header: its answer.
+        expected: encoder, hash, width, resolution and patch size that the features are to have.
+
+    Raises:
+        RefusedError: naming the site and what is wrong.
+    """
+    if wrong := differences(expected, header.contract):
+        raise RefusedError(
+            f"site {site}: its new features are not those that were asked for: {'; '.join(wrong)}",
+            remedy="run the same version of fedpath on both sides",
+        )

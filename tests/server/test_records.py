@@ -13,7 +13,8 @@ from fedpath.core.exchange.messages import Description, Metrics
 from fedpath.core.exchange.wire import hash_arrays
 from fedpath.core.models import load_model
 from fedpath.core.training.alone import initial_model
-from fedpath.server.records import RoundManifest, RunFolder, SiteRound, read_rounds
+from fedpath.server.folder import RunFolder
+from fedpath.server.records import RoundManifest, SiteRound, read_rounds, write_round
 
 CONFIG = FederationConfig.model_validate(
     {
@@ -52,17 +53,16 @@ def manifest(round_: int) -> RoundManifest:
 
 
 def test_rounds_come_back_in_order(tmp_path: Path) -> None:
-    folder = RunFolder(tmp_path / "run", CONFIG)
     assert read_rounds(tmp_path / "run") == []
     numbers = [2, 10, 1, 9, 100]
     for number in numbers:
-        folder.keep_round(manifest(number))
+        write_round(tmp_path / "run", manifest(number))
     assert read_rounds(tmp_path / "run") == [manifest(number) for number in sorted(numbers)]
     assert (tmp_path / "run/rounds/0002.json").is_file()
 
 
 def test_a_manifest_of_another_shape_is_not_misread(tmp_path: Path) -> None:
-    RunFolder(tmp_path, CONFIG).keep_round(manifest(1))
+    write_round(tmp_path, manifest(1))
     path = tmp_path / "rounds/0001.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"extra": 1}))
     with pytest.raises(ValidationError, match="extra"):

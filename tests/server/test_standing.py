@@ -3,7 +3,7 @@
 import pytest
 
 from fedpath.core.exchange.messages import Metrics
-from fedpath.server.rounds import Best, weighted
+from fedpath.server.standing import Best, weighted
 
 
 def test_a_figure_is_weighted_by_patients() -> None:

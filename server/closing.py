@@ -1,0 +1,146 @@
+"""After the last round: the sites' figures of the last and the best model, the summary, and the goodbye."""
+
+import threading
+from typing import Any, Literal
+
+from fedpath.core.config import FederationConfig
+from fedpath.core.events import EventLog
+from fedpath.core.exchange.messages import Evaluate, Evaluation, Finish, Metrics, Receipt, RunFacts
+from fedpath.core.exchange.wire import Arrays, hash_arrays
+from fedpath.core.models.protocol import BagModel
+from fedpath.server.conversation import Conversation, Silence
+from fedpath.server.folder import Closing, RunFolder
+from fedpath.server.standing import Standing, weighted
+
+_FAREWELL_S = 60.0
+
+
+class Close:
+    """The end of one run of rounds.
+
+    Args:
+        config: of the run.
+        facts: of the run.
+        talk: the conversation with the sites.
+        folder: where its records go.
+        events: where progress is reported.
+        stop: set it to give up.
+    """
+
+    def __init__(
+        self,
+        config: FederationConfig,
+        facts: RunFacts,
+        talk: Conversation,
+        folder: RunFolder,
+        events: EventLog,
+        stop: threading.Event,
+    ) -> None:
+        self._config, self._facts, self._talk = config, facts, talk
+        self._folder, self._events, self._stop = folder, events, stop
+
+    @property
+    def _tests(self) -> bool:
+        """Whether the best model is tested.
+
+        A selector and a tuned encoder are not: they are on the way to a model that is, and whoever looked at test
+        patients' figures on the way could choose by them.
+        """
+        return self._facts.stage is None or self._facts.stage.kind == "train"
+
+    def figures(self, standing: Standing, sites: list[str]) -> Closing:
+        """Have the last model validated, judge it, and have the best one tested, where that has not been done yet."""
+        closing = self._folder.closing()
+        if closing is None:
+            closing = Closing(validation=self._ask(standing.round, standing.model, sites, "validation"))
+            # Kept before the best model is replaced: a coordinator that is killed then finds why it was.
+            self._folder.keep_closing(closing)
+            auc, loss = weighted(closing.validation, "auc"), weighted(closing.validation, "loss")
+            if standing.judge(standing.round, standing.model, auc, loss):
+                self._folder.keep_model("best", standing.model, round_=standing.round)
+            best_round = standing.best.round
+            self._events.emit("judged", round=standing.round, auc=auc, loss=loss, best_round=best_round)
+        if closing.test is None:
+            best, tests = standing.best, {}
+            if self._tests:
+                tests = self._ask(best.round, best.arrays, sites, "test")
+            closing = Closing(validation=closing.validation, test=tests)
+            self._folder.keep_closing(closing)
+        return closing
+
+    def say_goodbye(self, standing: Standing, sites: list[str], *, more: bool) -> list[str]:
+        """Give every site the best model; return those that have it. The run is over whether or not a site hears it.
+
+        Args:
+            standing: after the last round.
+            sites: that took part.
+            more: another stage follows, so the sites are to stay.
+        """
+        best = standing.best
+        order = Finish(facts=self._facts, base=hash_arrays(best.arrays), best_round=best.round, more=more)
+        present = [site for site in sites if site in self._talk.online()]
+        # Of a stage in between, later ones need what arrives here: a site is given the time it has for a round.
+        timeout_s = self._config.server.round_timeout_s if more else _FAREWELL_S
+        have = []
+        for reply in self._talk.ask(present, order, best.arrays, timeout_s, self._stop):
+            match reply.answer:
+                case Receipt():
+                    have.append(reply.site)
+                case Silence(reason=reason):
+                    self._events.emit("farewell_unheard", site=reply.site, reason=reason)
+                case answer:
+                    reason = getattr(answer, "reason", f"it answered with {answer.kind}")
+                    self._events.emit("farewell_unheard", site=reply.site, reason=reason)
+        return have
+
+    def _ask(
+        self, round_: int, model: Arrays, sites: list[str], split: Literal["validation", "test"]
+    ) -> dict[str, Metrics]:
+        """Ask every site for the figures of a model on one split; silent sites are left out, and said so."""
+        base = hash_arrays(model)
+        order = Evaluate(facts=self._facts, round=round_, base=base, split=split)
+        figures: dict[str, Metrics] = {}
+        for reply in self._talk.ask(sites, order, model, self._config.server.round_timeout_s, self._stop):
+            if isinstance(reply.answer, Evaluation) and reply.answer.base == base:
+                figures[reply.site] = reply.answer.metrics
+                self._events.emit("evaluated", site=reply.site, round=round_, split=split, auc=reply.answer.metrics.auc)
+            else:
+                reason = getattr(reply.answer, "reason", "it answered with something else")
+                self._events.emit("evaluation_missing", site=reply.site, round=round_, split=split, reason=reason)
+        return figures
+
+
+def summary_of(
+    facts: RunFacts,
+    model: BagModel,
+    standing: Standing,
+    closing: Closing,
+    refused: dict[str, str],
+    clinical: dict[str, Any] | None,
+) -> dict[str, Any]:
+    """Return what summary.json says of one run of rounds."""
+    best, tests = standing.best, closing.test or {}
+    groups = {
+        group: sorted(site for site, first in standing.trained.get(group, {}).items() if first <= best.round)
+        for group in sorted(model.parameter_groups().keys() - model.agreed_groups - model.resident_groups)
+    }
+    return {
+        "federation": facts.federation,
+        "run": facts.run,
+        "rounds": standing.round,
+        "best_round": best.round,
+        "best_model": hash_arrays(best.arrays),
+        "validation_auc": best.auc,
+        "validation_loss": best.loss,
+        "last_validation_auc": weighted(closing.validation, "auc"),
+        "last_validation": {site: metrics.model_dump(mode="json") for site, metrics in closing.validation.items()},
+        "test_auc_mean_over_sites": weighted(tests, "auc"),
+        "test": {site: metrics.model_dump(mode="json") for site, metrics in tests.items()},
+        # A model is the work of the sites that counted up to its round, whoever else took part or came later.
+        "sites": sorted(site for site, rounds in standing.counted.items() if rounds[0] <= best.round),
+        "rounds_counted": standing.counted,
+        "groups": groups,
+        "groups_never_trained": [group for group, by in groups.items() if not by],
+        "clinical": clinical,
+        "refused": refused,
+    }

@@ -1,0 +1,76 @@
+"""What a stage of the pipeline makes of the federation's configuration: its settings, and the model it starts from."""
+
+from typing import Any
+
+from fedpath.core.config import FederationConfig
+from fedpath.core.config.stages import EncodeStage, SelectStage, TrainStage, TuneStage
+from fedpath.core.encoders.registry import build_encoder, encoder_sha256
+from fedpath.core.errors import ConfigError
+from fedpath.core.models.protocol import BagModel
+from fedpath.core.training.alone import initial_model
+from fedpath.core.tuning.build import build_tuner
+
+
+def check_models(config: FederationConfig) -> FederationConfig:
+    """Return the configuration, with the hash of the encoder that is to be tuned in the feature contract.
+
+    With it a hospital whose features are of another encoder is told before the first stage, not after it.
+
+    Raises:
+        ConfigError: a model, an option or the encoder's weights do not allow a start.
+    """
+    for stage in config.stage:
+        if isinstance(stage, TuneStage):
+            config = _with_encoder(config, stage)
+    for stage in config.stage or [TrainStage(kind="train")]:
+        if not isinstance(stage, EncodeStage):
+            build_model_of(config, stage)
+    return config
+
+
+def _with_encoder(config: FederationConfig, stage: TuneStage) -> FederationConfig:
+    features = config.features
+    for key in ("mpp", "patch_px"):
+        if getattr(features, key) is None:
+            raise ConfigError(
+                f"stage '{stage.name}' reads patches from slides, and features.{key} is not stated",
+                remedy=f"add '{key}' to [features] of federation.toml",
+            )
+    encoder = build_encoder(features.encoder, config.encoder.weights)
+    found = encoder_sha256(encoder)
+    where = config.encoder.weights or f"encoder '{features.encoder}'"
+    if features.encoder_sha256 not in (None, found):
+        raise ConfigError(
+            f"{where}: its hash is {found}, federation.toml asks for {features.encoder_sha256}",
+            remedy="name the right file in encoder.weights, or correct features.encoder_sha256",
+        )
+    if encoder.width != features.width:
+        raise ConfigError(
+            f"{where}: its features have width {encoder.width}, features.width is {features.width}",
+            remedy="correct features.width, or features.encoder, in federation.toml",
+        )
+    return config.model_copy(update={"features": features.model_copy(update={"encoder_sha256": found})})
+
+
+def config_of(config: FederationConfig, stage: SelectStage | TuneStage | TrainStage) -> FederationConfig:
+    """Return the configuration with a stage's model and training in their places."""
+    update: dict[str, Any] = {"training": stage.training.over(config.training)}
+    if stage.model is not None:
+        update["model"] = stage.model
+    return config.model_copy(update=update)
+
+
+def build_model_of(config: FederationConfig, stage: SelectStage | TuneStage | TrainStage) -> BagModel:
+    """Return the model that a stage starts from, drawn from the federation's seed."""
+    own = config_of(config, stage)
+    if not isinstance(stage, TuneStage):
+        return initial_model(own)
+    return build_tuner(
+        encoder=build_encoder(config.features.encoder, config.encoder.weights),
+        encoder_name=config.features.encoder,
+        head=own.model,
+        tuning=stage.tuning,
+        n_classes=len(config.task.labels),
+        seed=config.federation.seed,
+        learning_rate=own.training.learning_rate,
+    )
