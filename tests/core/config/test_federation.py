@@ -63,8 +63,17 @@ class_weights = false
 accumulate_bags = 8
 patience = 3
 
+[encoder]
+weights = "weights/conv.safetensors"
+
 [aggregation]
 max_update_norm = 12.5
+
+[[stage]]
+kind = "train"
+name = "only"
+model = {{ name = "abmil" }}
+training = {{ rounds = 2 }}
 """.format(sha256="ab" * 32)
 
 SMALL = """
@@ -141,7 +150,23 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             "accumulate_bags": 8,
             "patience": 3,
         },
+        "encoder": {"weights": tmp_path / "weights/conv.safetensors"},
         "aggregation": {"max_update_norm": 12.5},
+        "stage": [
+            {
+                "kind": "train",
+                "name": "only",
+                "model": {"name": "abmil", "options": {}},
+                "training": {
+                    "rounds": 2,
+                    "local_epochs": None,
+                    "learning_rate": None,
+                    "weight_decay": None,
+                    "class_weights": None,
+                    "accumulate_bags": None,
+                },
+            }
+        ],
     }
     assert config.min_sites == 2
     assert config.clinical is not None

@@ -41,16 +41,27 @@ age = "Age at diagnosis"
 er = { column = "ER", codes = { "pos" = "positive", 0 = "negative" } }
 height = { column = "Height (m)", factor = 100 }
 
+[slides]
+folder = "slides"
+mpp = 0.25
+
+[encoder]
+weights = "/data/uni.pt"
+
 [compute]
 device = "cpu"
 precision = "float32"
 threads = 4
+vram_gb = 8
+engine = "deepspeed"
+deepspeed = { zero_stage = 2, processes = 2 }
 
 [policy]
 federations = ["lung", "liver"]
 models = ["acmil"]
 own_models = ["my-mil"]
 max_local_epochs = 3
+fine_tune = false
 min_patients = 5
 """
 
@@ -106,12 +117,22 @@ def test_every_key_is_read_and_relative_paths_are_the_files(tmp_path: Path) -> N
                 "height": {"column": "Height (m)", "codes": {}, "factor": 100.0},
             },
         },
-        "compute": {"device": "cpu", "precision": "float32", "threads": 4},
+        "slides": {"folder": tmp_path / "slides", "mpp": 0.25},
+        "encoder": {"weights": Path("/data/uni.pt")},
+        "compute": {
+            "device": "cpu",
+            "precision": "float32",
+            "threads": 4,
+            "vram_gb": 8.0,
+            "engine": "deepspeed",
+            "deepspeed": {"zero_stage": 2, "processes": 2},
+        },
         "policy": {
             "federations": ["lung", "liver"],
             "models": ["acmil"],
             "own_models": ["my-mil"],
             "max_local_epochs": 3,
+            "fine_tune": False,
             "min_patients": 5,
         },
         "state": tmp_path / "kept",
