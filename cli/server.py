@@ -20,8 +20,12 @@ def _group() -> None:
 def start(
     config: Annotated[Path, typer.Option(help="The coordinator's federation.toml.")],
     dir: Annotated[Path, typer.Option(help="The coordinator's folder: state, models, records.")],  # noqa: A002
+    new: Annotated[bool, typer.Option("--new", help="Begin a new run, even if the last one is not finished.")] = False,
 ) -> None:
-    """Wait for the hospitals, run the rounds, keep the models and the records."""
+    """Wait for the hospitals, run the rounds of each stage, keep the models and the records.
+
+    A run that was stopped or killed goes on where it was.
+    """
     from fedpath.cli.stopping import stop_on_signals
     from fedpath.core.config import load_federation
     from fedpath.core.events import EventLog
@@ -30,9 +34,10 @@ def start(
 
     federation = load_federation(config)
     events = EventLog(dir / EVENTS_FILE, _say)
-    folder, summary = serve(federation, dir, events, stop_on_signals())
-    typer.echo(f"models and records: {folder}")
-    typer.echo(f"best round {summary['best_round']}, validation AUC {_figure(summary['validation_auc'])}")
+    folder, summary = serve(federation, dir, events, stop_on_signals(), new=new)
+    typer.echo(f"models and records: {folder / summary.get('folder', '')}")
+    stage = f"stage {summary['stage']}: " if "stage" in summary else ""
+    typer.echo(f"{stage}best round {summary['best_round']}, validation AUC {_figure(summary['validation_auc'])}")
     for site, figures in summary["test"].items():
         typer.echo(f"test at {site}: AUC {_figure(figures['auc'])} over {figures['slides']} slides")
 
@@ -42,7 +47,24 @@ def _say(event: "Event") -> None:
     values = event.values
     match event.kind:
         case "listening":
-            typer.echo(f"listening on {values['address']}, run {values['run']}")
+            goes_on = ", which goes on" if values["goes_on"] else ""
+            typer.echo(f"listening on {values['address']}, run {values['run']}{goes_on}")
+        case "resumed" if "stages" in values:
+            typer.echo(f"done already: {', '.join(values['stages'])}")
+        case "resumed":
+            typer.echo(f"{values['round']} of {values['rounds']} rounds are done already")
+        case "stage_started":
+            model = f" ({values['model']})" if values["model"] else ""
+            kind = f", {values['stage_kind']}" if values["stage_kind"] != values["stage"] else ""
+            typer.echo(f"stage {values['number']} of {values['of']}: {values['stage']}{kind}{model}")
+        case "stage_finished":
+            sha256 = values["encoder_sha256"]
+            tuned = f"; the tuned encoder is {sha256[:12]}…" if sha256 else ""
+            typer.echo(f"stage {values['number']} of {values['of']} is done at {', '.join(values['sites'])}{tuned}")
+        case "encoding":
+            typer.echo(f"encoding slides at {', '.join(values['sites'])}")
+        case "encoded":
+            typer.echo(f"site {values['site']}: encoded its slides in {values['seconds']:.0f} s")
         case "waiting":
             missing, online = ", ".join(values["missing"]), len(values["online"])
             typer.echo(f"waiting: {online} of {values['needed']} sites are here; missing: {missing}")

@@ -2,6 +2,7 @@
 
 import difflib
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
@@ -45,40 +46,71 @@ def load_toml(path: Path, schema: type[S]) -> S:
         raise _explain(path, schema, error) from None
 
 
+@dataclass(slots=True)
+class _Place:
+    """Where a fault is, as it stands in the file."""
+
+    keys: list[str]
+    """From the top, or from the table of a list of tables (``[[stage]]``), down."""
+    known: list[str]
+    """What could stand in the place of the last key; of a table that chooses by a tag, the tags."""
+    entry: str = ""
+    """In a list of tables, which one: "stage 2 ('fine-tune')"."""
+    lists: str = ""
+    """And the list's name: "stage"."""
+
+    def key(self, name: str = "") -> str:
+        """Name the key, or one below it."""
+        key = ".".join([*self.keys, name] if name else self.keys)
+        return ", ".join(filter(None, (self.entry, f"key '{key}'" if key else "")))
+
+    def table(self, depth: int = 0) -> str:
+        """Name the table of the last key, or with ``depth`` 1 that of the keys below it."""
+        keys = self.keys[: len(self.keys) - 1 + depth]
+        if self.lists:
+            return f"[{'.'.join([self.lists, *keys])}]" if keys else f"[[{self.lists}]]"
+        return f"[{'.'.join(keys)}]" if keys else "the top level"
+
+
 def _explain(path: Path, schema: type[BaseModel], error: ValidationError) -> ConfigError:
     """Turn the first fault of a validation into one line and a remedy."""
     faults = error.errors(include_url=False)
     fault = next((other for other in faults[1:] if _misspells(other, faults[0])), faults[0])
-    location, known = _written(schema, fault["loc"])
-    key = ".".join(location)
+    place = _written(schema, fault["loc"])
+    key, known = place.key(), place.known
     more = f"; {error.error_count() - 1} more" if error.error_count() > 1 else ""
-    table = f"[{'.'.join(location[:-1])}]" if len(location) > 1 else "the top level"
     facts = fault.get("ctx", {})
     match fault["type"]:
         case "missing":
-            return ConfigError(f"{path}: key '{key}' is missing{more}", remedy=f"add '{location[-1]}' to {table}")
+            return ConfigError(f"{path}: {key} is missing{more}", remedy=f"add '{place.keys[-1]}' to {place.table()}")
         case "extra_forbidden":
-            remedy = did_you_mean(location[-1], known, f"remove it; {table} knows: {', '.join(sorted(known))}")
-            return ConfigError(f"{path}: key '{key}' is unknown{more}", remedy=remedy)
+            otherwise = f"remove it; {place.table()} knows: {', '.join(sorted(known))}"
+            return ConfigError(f"{path}: {key} is unknown{more}", remedy=did_you_mean(place.keys[-1], known, otherwise))
         case "union_tag_not_found":
             name = facts["discriminator"].strip("'")
             return ConfigError(
-                f"{path}: key '{key}.{name}' is missing{more}", remedy=f"add '{name}' to [{key}]: {', '.join(known)}"
+                f"{path}: {place.key(name)} is missing{more}",
+                remedy=f"add '{name}' to {place.table(1)}: {', '.join(known)}",
             )
         case "union_tag_invalid":
             name = facts["discriminator"].strip("'")
             remedy = did_you_mean(facts["tag"], known, f"use one of: {', '.join(known)}")
-            return ConfigError(f"{path}: key '{key}.{name}' = '{facts['tag']}' is unknown{more}", remedy=remedy)
+            return ConfigError(f"{path}: {place.key(name)} = '{facts['tag']}' is unknown{more}", remedy=remedy)
         case "model_attributes_type" | "model_type" | "dict_type":
-            reason = f"key '{key}' = {fault['input']!r}: should be a table"
-            return ConfigError(f"{path}: {reason}{more}", remedy=f"write it as [{key}], with its keys below")
+            reason = f"{key} = {fault['input']!r}: should be a table"
+            return ConfigError(f"{path}: {reason}{more}", remedy=f"write it as {place.table(1)}, with its keys below")
         case _:
             reason = fault["msg"].removeprefix("Value error, ")
             if not key:
                 return ConfigError(f"{path}: {reason}{more}", remedy="correct what is said there")
-            value = "" if isinstance(fault["input"], dict) else f" = {fault['input']!r}"
-            remedy = facts.get("remedy", f"correct '{key}' in that file")
-            return ConfigError(f"{path}: key '{key}'{value}: {reason}{more}", remedy=remedy)
+            value = "" if _holds_tables(fault["input"]) else f" = {fault['input']!r}"
+            remedy = facts.get("remedy", f"correct '{'.'.join(place.keys) or place.lists}' in that file")
+            return ConfigError(f"{path}: {key}{value}: {reason}{more}", remedy=remedy)
+
+
+def _holds_tables(value: object) -> bool:
+    """Return whether a value is too much to be shown: a table, or a list of them."""
+    return isinstance(value, dict | BaseModel) or (isinstance(value, list) and any(map(_holds_tables, value)))
 
 
 def _misspells(unknown: ErrorDetails, missing: ErrorDetails) -> bool:
@@ -90,25 +122,37 @@ def _misspells(unknown: ErrorDetails, missing: ErrorDetails) -> bool:
     )
 
 
-def _written(schema: type[BaseModel], location: tuple[str | int, ...]) -> tuple[list[str], list[str]]:
+def _written(schema: type[BaseModel], location: tuple[str | int, ...]) -> _Place:
     """Return a fault's place as it stands in the file, and what could stand there.
 
     Pydantic puts the tag of a chosen table (``type = "number"``) into the place, and a mark for a faulty name.
-
-    Returns:
-        The keys from the top, and: the keys that the last but one knows; of a table that chooses by a tag, the tags.
     """
-    keys: list[str] = []
-    known: list[str] = []
+    place = _Place([], [])
     current: Any = schema
-    for part in map(str, location):
+    for part in location:
         tagged = _tagged(current)
-        if part in tagged:
-            current = tagged[part]
+        if str(part) in tagged:
+            current = tagged[str(part)]
+            if place.entry and not place.keys:
+                place.entry += f" ('{part}')"
+        elif isinstance(part, int) and (inner := _tables_of(current)) is not None:
+            place = _Place([], [], entry=f"{'.'.join(place.keys)} {part + 1}", lists=".".join(place.keys))
+            current = inner
         elif part != "[key]":
-            keys.append(part)
-            current, known = _below(current, part)
-    return keys, list(_tagged(current)) or known
+            place.keys.append(str(part))
+            current, place.known = _below(current, str(part))
+    place.known = list(_tagged(current)) or place.known
+    return place
+
+
+def _tables_of(annotation: Any) -> Any:
+    """Return what the entries of a list of tables are; None for anything else."""
+    for inner in _alternatives(annotation):
+        if get_origin(inner) is list:
+            (entry,) = get_args(inner)
+            tables = [isinstance(kind, type) and issubclass(kind, BaseModel) for kind in _alternatives(entry)]
+            return entry if any(tables) else None
+    return None
 
 
 def _below(annotation: Any, part: str) -> tuple[Any, list[str]]:
