@@ -1,14 +1,15 @@
 """The local training loop: AdamW, one bag or a few a step, a half-cosine learning rate over the whole run.
 
 A site in a federation trains a part of the run in each round (`span`); a hospital alone trains it in one go. Both call
-``train``. The optimizer starts afresh with each call: its state never travels.
+``train``. The optimizer starts afresh with each call: its state never travels. What steps the weights is an engine
+(`fedpath.core.training.engines`): torch here, or DeepSpeed in processes of its own, which run the same loop.
 """
 
 import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -18,8 +19,14 @@ from fedpath.core.errors import ConfigError
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.randomness import seeded
 from fedpath.core.training.device import deterministic
-from fedpath.core.training.precision import Precision, choose_precision, forward
+from fedpath.core.training.engines.base import TORCH, Engine, EngineSettings
+from fedpath.core.training.engines.launch import train_in_processes
+from fedpath.core.training.engines.torch_engine import TorchEngine
+from fedpath.core.training.precision import Precision, choose_precision
 from fedpath.core.training.schedule import learning_rate_at
+
+_APART = 0x9E3779B97F4A7C15
+"""Between the seeds of two processes: an odd number with no pattern in its bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +73,7 @@ def train(
     device: torch.device | str = "cpu",
     progress: Callable[[int, int, float], None] | None = None,
     after_epoch: Callable[[int], bool | None] | None = None,
+    engine: EngineSettings = TORCH,
 ) -> TrainResult:
     """Train ``model`` in place.
 
@@ -74,7 +82,8 @@ def train(
     the same course however many of them a step accumulates: a step has the learning rate of its first bag.
 
     Args:
-        model: moved to ``device``, trained there, and left in eval mode.
+        model: moved to ``device``, trained there, and left in eval mode; DeepSpeed's processes have copies of their
+            own, and the model itself is on the CPU afterwards.
         examples: at least one.
         settings: see ``TrainSettings``.
         seed: 0 ≤ seed < 2**63.
@@ -83,9 +92,12 @@ def train(
         progress: called after each bag with bags done, bags in total, and the bag's loss.
         after_epoch: called with the number of epochs done; may evaluate the model but not change it. Training ends
             early when it returns True.
+        engine: see ``engine_settings``.
 
     Raises:
-        ConfigError: the loss left the finite numbers, or the device lacks the precision asked for.
+        ConfigError: the loss left the finite numbers, the device lacks the precision asked for, or the engine cannot
+            do what is asked of it.
+        TrainingProcessError: a process of DeepSpeed failed.
     """
     if not examples:
         raise ValueError("no examples to train on")
@@ -94,35 +106,33 @@ def train(
     started = time.perf_counter()
     device = torch.device(device)
     precision = choose_precision(settings.precision, device)
-    model.to(device)
-    weights_C = class_weights(examples).to(device) if settings.class_weights else None
-    optimizer = torch.optim.AdamW(
-        model.parameters(), settings.learning_rate, weight_decay=settings.weight_decay, fused=True
-    )
-    n_bags, done = settings.epochs * len(examples), 0
-    order = torch.Generator().manual_seed(seed)
-    losses = [0.0]
-    with seeded(seed, device), deterministic(device):
-        for epoch in range(settings.epochs):
-            model.train()
-            losses = []
-            for group in _groups(torch.randperm(len(examples), generator=order).tolist(), settings.accumulate_bags):
-                position = span[0] + (span[1] - span[0]) * done / n_bags
-                optimizer.param_groups[0]["lr"] = learning_rate_at(position, settings.learning_rate)
-                optimizer.zero_grad()
-                for index in group:
-                    example = examples[index]
-                    output = forward(model, example.bag, device=device, precision=precision)
-                    loss = model.loss(output, example.target, weights_C)
-                    (loss / len(group)).backward()  # type: ignore[no-untyped-call]
-                    done += 1
-                    losses.append(_finite(loss.item(), example, settings))
-                    if progress is not None:
-                        progress(done, n_bags, losses[-1])
-                optimizer.step()
-            model.eval()
-            if after_epoch is not None and after_epoch(epoch + 1):
-                break
+    settings = replace(settings, precision=precision)
+    if engine.kind == "deepspeed":
+        losses = train_in_processes(
+            model,
+            examples,
+            settings,
+            seed=seed,
+            span=span,
+            device=device,
+            engine=engine,
+            progress=progress,
+            after_epoch=after_epoch,
+        )
+    else:
+        model.to(device)
+        here = TorchEngine(model, weight_decay=settings.weight_decay, device=device, precision=precision)
+        losses = run(
+            here,
+            model,
+            examples,
+            settings,
+            seed=seed,
+            span=span,
+            device=device,
+            progress=progress,
+            after_epoch=after_epoch,
+        )
     return TrainResult(
         loss=math.fsum(losses) / len(losses),
         bags=len(examples),
@@ -130,6 +140,52 @@ def train(
         patients_by_group=_patients_by_group(model, examples),
         seconds=time.perf_counter() - started,
     )
+
+
+def run(
+    engine: Engine,
+    model: BagModel,
+    examples: Sequence[Example],
+    settings: TrainSettings,
+    *,
+    seed: int,
+    span: tuple[float, float],
+    device: torch.device,
+    progress: Callable[[int, int, float], None] | None,
+    after_epoch: Callable[[int], bool | None] | None,
+) -> list[float]:
+    """Run the loop itself with an engine that has ``model``: the part of one process. Arguments as ``train``.
+
+    Returns:
+        The losses of the last epoch done, in the order of its bags.
+    """
+    weights_C = class_weights(examples).to(device) if settings.class_weights else None
+    n_bags, done = settings.epochs * len(examples), 0
+    order = torch.Generator().manual_seed(seed)
+    losses = [0.0]
+    # Each process draws masks and dropout of its own; the order of the bags is everybody's.
+    with seeded((seed + engine.rank * _APART) % 2**63, device), deterministic(device):
+        for epoch in range(settings.epochs):
+            model.train()
+            losses = []
+            for group in _groups(torch.randperm(len(examples), generator=order).tolist(), settings.accumulate_bags):
+                position = span[0] + (span[1] - span[0]) * done / n_bags
+                for hand in _groups(group, engine.processes):
+                    # An epoch's last hand may be too small: who gets no bag goes through the first one for nothing.
+                    dealt = engine.rank < len(hand)
+                    example = examples[hand[engine.rank if dealt else 0]]
+                    loss = model.loss(engine.forward(example.bag), example.target, weights_C)
+                    engine.backward(loss / len(group) if dealt else loss * 0)
+                    for index, value in zip(hand, engine.losses(loss), strict=False):
+                        done += 1
+                        losses.append(_finite(value, examples[index], settings))
+                        if progress is not None:
+                            progress(done, n_bags, value)
+                engine.step(learning_rate_at(position, settings.learning_rate))
+            model.eval()
+            if after_epoch is not None and after_epoch(epoch + 1):
+                break
+    return losses
 
 
 def _groups(order: list[int], size: int) -> Iterator[list[int]]:
