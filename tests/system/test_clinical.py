@@ -44,17 +44,17 @@ main()
 
 # Says that its patients are as old as nobody can be.
 _BOASTER = """
-from fedpath.client.agent import worker
+from fedpath.client.agent import describe
 from fedpath.cli.main import main
 
-honest = worker.statistics_of
+honest = describe.statistics_of
 
 def impossible(schema, records, *, min_patients):
     statistics = honest(schema, records, min_patients=min_patients)
     age = statistics.fields["age"]
     return statistics.model_copy(update={"fields": {"age": age.model_copy(update={"sum": 200.0 * age.count})}})
 
-worker.statistics_of = impossible
+describe.statistics_of = impossible
 main()
 """
 
