@@ -1,7 +1,7 @@
 """``fedpath slides``: from slides to features, and drawn slides to try it on."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,12 +18,22 @@ def encode(
     ],
     out: Annotated[Path, typer.Option(help="Folder for the feature files, <slide_id>.h5.")],
     encoder: Annotated[str, typer.Option(help="Encoder by name.")] = "seeded-conv",
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The encoder's weights: for encoders that come without, or a tuned encoder (encoder.safetensors).",
+        ),
+    ] = None,
     mpp: Annotated[float, typer.Option(help="Resolution of the patches, µm/px.")] = 0.5,
     patch: Annotated[int, typer.Option(help="Edge of a patch in pixels at --mpp.")] = 128,
     slide_mpp: Annotated[
         float | None, typer.Option(help="µm/px of level 0, for slides that state none (0.25 for a 40x scan).")
     ] = None,
     threads: Annotated[int, typer.Option(help="Threads of the encoder.")] = 1,
+    device: Annotated[
+        Literal["auto", "cpu", "cuda"], typer.Option(help="Where the encoder runs; auto: on a GPU if there is one.")
+    ] = "auto",
 ) -> None:
     """Find tissue, cut patches by exact µm/px, encode them; one feature file a slide.
 
@@ -35,6 +45,7 @@ def encode(
     from fedpath.client.slides.encode import EncodeProgress, encode_folder
     from fedpath.core.errors import DataError
 
+    where = _device(device)
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
     with Progress(*columns) as live:
         slides_task = live.add_task("slides", total=None)
@@ -51,8 +62,10 @@ def encode(
             encoder=encoder,
             mpp=mpp,
             patch_px=patch,
+            weights=weights,
             slide_mpp=slide_mpp,
             threads=threads,
+            device=where,
             progress=show,
         )
         live.update(slides_task, completed=len(report.done) + len(report.skipped) + len(report.quarantined))
@@ -86,6 +99,24 @@ def draw(
             slides=slides,
             progress=lambda done, _total: live.update(task, completed=done),
         )
+
+
+def _device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
+    """Return "cpu" or "cuda".
+
+    Raises:
+        ConfigError: a GPU is asked for and there is none.
+    """
+    from fedpath.core.errors import ConfigError
+    from fedpath.core.training.device import choose_device
+
+    try:
+        return choose_device(wanted)
+    except ConfigError:
+        raise ConfigError(
+            f"--device {wanted}: torch finds no GPU",
+            remedy="install a CUDA build of torch and the driver, or give --device cpu",
+        ) from None
 
 
 def _show(report: "EncodeReport", out: Path) -> None:

@@ -53,9 +53,12 @@ class Row:
     draw: Callable[[], Mapping[str, Tensor]] | None
     """The state of an encoder that comes with its weights."""
     unused: tuple[str, ...] = ()
-    """Prefixes of names in published state dicts that features do not need: classifiers."""
+    """Prefixes of names in published state dicts that features do not need."""
 
 
+_RESNET_UNUSED = ("fc.",)
+_VIT_UNUSED = ("head.", "mask_token")
+"""Classifiers, and what stands for hidden squares in self-supervised training."""
 _TINY_RESNET = partial(ResNet, (1, 1, 1, 1), channels=4)
 _TINY_VIT = partial(VisionTransformer, width=48, depth=3, heads=3, patch_px=128)
 
@@ -98,7 +101,7 @@ _ALL = (
         ),
         partial(ResNet, (3, 4, 6, 3)),
         None,
-        ("fc.",),
+        _RESNET_UNUSED,
     ),
     Row(
         EncoderInfo(
@@ -115,7 +118,7 @@ _ALL = (
         ),
         partial(VisionTransformer, width=384, depth=12, heads=6, patch_px=224),
         None,
-        ("head.", "mask_token"),
+        _VIT_UNUSED,
     ),
     Row(
         EncoderInfo(
@@ -132,7 +135,7 @@ _ALL = (
         ),
         partial(VisionTransformer, width=1024, depth=24, heads=16, patch_px=224),
         None,
-        ("head.", "mask_token"),
+        _VIT_UNUSED,
     ),
     Row(
         EncoderInfo(
@@ -149,6 +152,7 @@ _ALL = (
         ),
         _TINY_RESNET,
         partial(_drawn, _TINY_RESNET),
+        _RESNET_UNUSED,
     ),
     Row(
         EncoderInfo(
@@ -165,6 +169,7 @@ _ALL = (
         ),
         _TINY_VIT,
         partial(_drawn, _TINY_VIT),
+        _VIT_UNUSED,
     ),
 )
 ROWS: Mapping[str, Row] = MappingProxyType({row.info.name: row for row in _ALL})

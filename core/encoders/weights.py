@@ -43,6 +43,10 @@ def read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     # A safetensors file is the length of its header (8 bytes), then the header, JSON.
     if start[8:] == b"{":
         return _read_safetensors(path)
+    if not start.startswith((b"PK", b"\x80")):  # a zip archive, or a pickle
+        raise DataError(
+            f"{path}: neither a safetensors nor a torch file of weights", remedy="name the encoder's file of weights"
+        )
     return _unwrapped(path, _read_torch(path)), {}
 
 
@@ -125,11 +129,12 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with path.open("rb") as file:  # by its path, torch would judge it by its name
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         reason = str(error).partition("\n")[0]
         raise DataError(
-            f"{path}: neither safetensors nor a torch file of weights alone: {reason}",
+            f"{path}: not a torch file of weights alone: {reason}",
             remedy="save its state dict alone (torch.save(model.state_dict(), …)): other content is never run",
         ) from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, IndexError, AttributeError, TypeError) as error:
