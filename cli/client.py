@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedpath.cli.plan import plan
+
 if TYPE_CHECKING:
     from fedpath.core.events import Event
 
 app = typer.Typer(help="A hospital.", no_args_is_help=True)
+app.command()(plan)
 
 EVENTS_FILE = "events.jsonl"
 

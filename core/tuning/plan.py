@@ -188,7 +188,7 @@ def _levers(predictor: Predictor, choice: MemoryChoice, most: int) -> Iterator[L
         )
     all_at_once = replace(choice, micro_batch=patches)
     halved = replace(choice, micro_batch=max(1, min(size, patches) // 2))
-    cost = "little" if size >= _BUSY else "a GPU is idle half the time with so few"
+    cost = "little" if size >= _BUSY else "time: so few do not fill a GPU"
     yield lever(f"micro-batches of {min(size, patches)}", all_at_once, halved, cost)
     names = {
         "none": "compute trained stages twice",

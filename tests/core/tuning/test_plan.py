@@ -47,7 +47,7 @@ def make_plan(
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize(
     ("encoder", "tuning", "px", "patches", "sizes"),
-    [("tiny-resnet", TuningSection(), 96, 20, (1, 7, 20)), ("tiny-vit", LORA, 128, 8, (1, 3, 8))],
+    [("tiny-resnet", TuningSection(), 96, 12, (1, 5, 12)), ("tiny-vit", LORA, 128, 6, (2, 6))],
     ids=["resnet", "vit-lora"],
 )
 def test_predicts_the_peak_of_a_real_step(
