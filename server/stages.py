@@ -22,9 +22,15 @@ def check_models(config: FederationConfig) -> FederationConfig:
     for stage in config.stage:
         if isinstance(stage, TuneStage):
             config = _with_encoder(config, stage)
-    for stage in config.stage or [TrainStage(kind="train")]:
-        if not isinstance(stage, EncodeStage):
+    if not config.stage:
+        initial_model(config)
+    for stage in config.stage:
+        if isinstance(stage, EncodeStage):
+            continue
+        try:
             build_model_of(config, stage)
+        except ConfigError as error:
+            raise ConfigError(f"stage '{stage.name}': {error.message}", remedy=error.remedy) from None
     return config
 
 

@@ -1,0 +1,261 @@
+"""A coordinator that is killed between any two writes and started again ends with the weights of an undisturbed run."""
+
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from in_process import Killed, Sites, write_sites
+
+from fedpath.core.config import FederationConfig
+from fedpath.core.errors import ConfigError, DataError, FederationError
+from fedpath.core.events import EventLog
+from fedpath.core.models import load_model
+from fedpath.core.training.alone import initial_model
+from fedpath.server.folder import RunFolder
+from fedpath.server.pipeline import Pipeline
+from fedpath.server.records import read_rounds
+from fedpath.server.rounds import FederatedRun
+from fedpath.server.runs import OpenRun, open_run
+
+NAMES = ("A", "B", "C")
+CONFIG: dict[str, Any] = {
+    "federation": {"name": "test", "sites": list(NAMES)},
+    "server": {"address": "localhost:1", "grace_s": 0.0, "min_sites": 2, "join_timeout_s": 1.0},
+    "task": {"labels": ["normal", "tumour"]},
+    "features": {"encoder": "noise", "width": 8, "mpp": 0.5, "patch_px": 128},
+    "model": {"name": "acmil", "options": {"inner": 4, "attention": 4}},
+    "training": {"rounds": 3, "learning_rate": 0.01},
+}
+TWO_STAGES = [
+    {"kind": "train", "name": "first", "training": {"rounds": 1}, "model": {"name": "mean-pool"}},
+    {"kind": "train", "name": "second", "training": {"rounds": 2}},
+]
+BD: dict[str, Any] = {
+    "model": {"name": "bd", "options": {"hidden": 8, "prompt": 4, "dropout": 0.1}},
+    "clinical": {
+        "fields": {
+            "age": {"type": "number", "unit": "years", "minimum": 18.0, "maximum": 110.0, "outcome_derived": False}
+        }
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def nobody_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sites here are there or gone: a coordinator need not wait until they have noticed that it is back."""
+    monkeypatch.setattr("fedpath.server.gather._RETURN_S", 0.0)
+
+
+@pytest.fixture(scope="module")
+def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three hospitals; A and B have clinical tables."""
+    folder = tmp_path_factory.mktemp("hospitals")
+    write_sites(folder, NAMES)
+    for site in "AB":
+        rows = [f"patient-{site}-{number:02d},{40 + 3 * number}" for number in range(12)]
+        (folder / site / "clinical.csv").write_text("\n".join(["patient_id,Age", *rows]) + "\n")
+        with (folder / site / "site.toml").open("a") as file:
+            file.write('[clinical]\ntable = "clinical.csv"\n[clinical.columns]\nage = "Age"\n')
+    return folder
+
+
+def config_with(**changes: Any) -> FederationConfig:
+    return FederationConfig.model_validate(CONFIG | changes)
+
+
+def serve(config: FederationConfig, state: Path, sites: Sites, *, new: bool = False) -> tuple[OpenRun, dict[str, Any]]:
+    """What `start` does, without a network."""
+    run, stop = open_run(config, state, new=new), threading.Event()
+    if config.stage:
+        return run, Pipeline(config, "run", sites, run.folder, EventLog(), stop).execute()
+    folder = RunFolder(run.folder, config)
+    federated = FederatedRun(config, "run", initial_model(config), sites, folder, EventLog(), stop)
+    return run, federated.execute().summary
+
+
+@contextmanager
+def before_each_write(hook: Callable[[int, Path], None]) -> Iterator[None]:
+    """Call ``hook`` before each rename of a file at the coordinator: with its number from 1 on, and its new name."""
+    rename, numbers = Path.replace, count(1)
+
+    def hooked(self: Path, target: Path) -> Path:
+        if "coordinator" in str(target):
+            hook(next(numbers), target)
+        return rename(self, target)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Path, "replace", hooked)
+        yield
+
+
+def killed_before_write(number: int) -> AbstractContextManager[None]:
+    """End the process before the given rename."""
+
+    def kill(at: int, _target: Path) -> None:
+        if at == number:
+            raise Killed
+
+    return before_each_write(kill)
+
+
+def weights(folder: Path) -> dict[str, dict[str, bytes]]:
+    """Every kept model's bytes by tensor."""
+    return {
+        str(path.relative_to(folder)): {
+            name: tensor.numpy().tobytes() for name, tensor in load_model(path)[0].state_dict().items()
+        }
+        for path in sorted(folder.rglob("*.safetensors"))
+    }
+
+
+@pytest.mark.parametrize("changes", [{}, {"stage": TWO_STAGES}, BD | {"training": {"rounds": 2}}])
+def test_a_kill_between_any_two_writes_changes_no_bit(hospitals: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
+    config, state, sites = config_with(**changes), tmp_path / "coordinator", Sites(hospitals, NAMES)
+    moments: dict[int, tuple[str, set[str]]] = {}
+
+    def keep(number: int, target: Path) -> None:
+        """Keep what a kill at this moment would leave: the coordinator's files, and the sites that are still there."""
+        shutil.copytree(state, tmp_path / str(number))
+        moments[number] = target.name, sites.online()
+
+    with before_each_write(keep):
+        whole, expected = serve(config, state, sites)
+    kept = weights(whole.folder)
+    assert len(kept) == (4 if config.stage else 2)
+    assert len(moments) > 12
+    # The first write is that of the new run's settings: before it there is nothing to go on with.
+    for number, (name, online) in list(moments.items())[1:]:
+        back = Sites(hospitals, sorted(online))
+        again, summary = serve(config, tmp_path / str(number), back)
+        assert again.name == whole.name
+        assert weights(again.folder) == kept, name
+        assert summary == expected, name
+        assert back.online() == set()
+
+
+def test_only_what_is_left_is_asked(hospitals: Path, tmp_path: Path) -> None:
+    sites, state = Sites(hospitals, NAMES), tmp_path / "coordinator"
+    with killed_before_write(10), pytest.raises(Killed):
+        serve(config_with(), state, sites)
+    done = len(read_rounds(next((state / "runs").iterdir())))
+    before = len(sites.heard)
+    serve(config_with(), state, sites)
+    rest = [kind for site, kind in sites.heard[before:] if site == "A"]
+    assert rest == ["train"] * (3 - done) + ["evaluate", "evaluate", "finish"]
+
+
+def test_a_site_that_came_late_is_still_in(hospitals: Path, tmp_path: Path) -> None:
+    """What was agreed on about clinical data stays that of the founders, whoever is there when the run goes on."""
+    config, state = config_with(**BD | {"training": {"rounds": 3}}), tmp_path / "coordinator"
+    sites = Sites(hospitals, ["A", "C"])
+    with killed_before_write(6), pytest.raises(Killed):
+        serve(config, state, sites)
+    sites.come("B")
+    _, summary = serve(config, state, sites)
+    assert summary["clinical"]["sites"] == {"A": 8}
+    assert summary["rounds_counted"]["A"] == [1, 2, 3]
+    assert "B" in summary["rounds_counted"]
+
+
+def test_a_run_that_ended_early_goes_on(hospitals: Path, tmp_path: Path) -> None:
+    config, state = config_with(), tmp_path / "coordinator"
+    whole, _ = serve(config, tmp_path / "coordinator-whole", Sites(hospitals, NAMES))
+
+    class Leaving(Sites):
+        def ask(self, sites: Any, order: Any, *rest: Any) -> Any:
+            if order.kind == "train" and order.round == 3:
+                for site in "BC":
+                    self.leave(site)
+            return super().ask(sites, order, *rest)
+
+    sites = Leaving(hospitals, NAMES)
+    with pytest.raises(FederationError, match=r"round 3: 1 of 2 sites") as caught:
+        serve(config, state, sites)
+    assert "the same command goes on" in caught.value.remedy
+    assert sites.told["A"].startswith("the run has ended early: round 3")
+    back = Sites(hospitals, NAMES)
+    again, _ = serve(config, state, back)
+    assert weights(again.folder) == weights(whole.folder)
+
+
+def begun(hospitals: Path, state: Path) -> None:
+    with killed_before_write(8), pytest.raises(Killed):
+        serve(config_with(), state, Sites(hospitals, NAMES))
+
+
+def test_other_settings_do_not_go_on_with_a_run(hospitals: Path, tmp_path: Path) -> None:
+    state = tmp_path / "coordinator"
+    begun(hospitals, state)
+    changed = config_with(training={"rounds": 4, "learning_rate": 0.01}, stage=TWO_STAGES)
+    with pytest.raises(ConfigError) as caught:
+        open_run(changed, state, new=False)
+    assert "federation.toml has changed since it began: training.rounds was 3, is 4; " in caught.value.message
+    assert "stage 1.kind was None, is 'train'" in caught.value.message
+    assert "--new" in caught.value.remedy
+    assert not open_run(changed, state, new=True).begun
+
+
+def test_how_long_it_waits_for_how_many_may_change(hospitals: Path, tmp_path: Path) -> None:
+    state = tmp_path / "coordinator"
+    begun(hospitals, state)
+    server = {"address": "localhost:2", "min_sites": 1, "round_timeout_s": 5.0}
+    assert open_run(config_with(server=server), state, new=False).begun
+
+
+def test_a_run_in_which_nothing_is_done_is_in_nobodys_way(tmp_path: Path) -> None:
+    first = open_run(config_with(), tmp_path, new=False)
+    assert open_run(config_with(), tmp_path, new=False) == first
+    other = open_run(config_with(training={"rounds": 9}), tmp_path, new=False)
+    assert other.folder != first.folder
+
+
+def test_a_finished_run_is_finished(hospitals: Path, tmp_path: Path) -> None:
+    state = tmp_path / "coordinator"
+    run, _ = serve(config_with(), state, Sites(hospitals, NAMES))
+    assert open_run(config_with(), state, new=False).name != run.name
+
+
+def test_a_run_of_another_version_is_not_guessed_at(hospitals: Path, tmp_path: Path) -> None:
+    state = tmp_path / "coordinator"
+    begun(hospitals, state)
+    (path,) = (state / "runs").glob("*/run.json")
+    content = json.loads(path.read_text())
+    content["config"]["training"]["new_in_2030"] = 1
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match="another version of fedpath"):
+        open_run(config_with(), state, new=False)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "last.safetensors").unlink(), "the model of round 2 is not there any more"),
+        (lambda folder: (folder / "last.safetensors").write_bytes(b"x"), "the model of round 2 is not there any more"),
+        (lambda folder: (folder / "rounds/0001.json").unlink(), "round 1 is missing"),
+        (lambda folder: (folder / "rounds/0002.json").write_text("{"), "a manifest cannot be read"),
+        (
+            lambda folder: shutil.copy(folder / "last.safetensors", folder / "best.safetensors"),
+            "the model of round 1 is not there any more",
+        ),
+    ],
+)
+def test_a_damaged_folder_is_named(hospitals: Path, tmp_path: Path, damage: Any, message: str) -> None:
+    state, config = tmp_path / "coordinator", config_with()
+    # Two rounds are done, and the first one's model is the best so far.
+    with killed_before_write(9), pytest.raises(Killed):
+        serve(config, state, Sites(hospitals, NAMES))
+    folder = RunFolder(next((state / "runs").iterdir()), config)
+    standing = folder.standing(initial_model(config))
+    assert (standing.round, standing.best.round) == (2, 1)
+    damage(folder.path)
+    with pytest.raises(DataError) as caught:
+        folder.standing(initial_model(config))
+    assert message in caught.value.message
+    assert str(folder.path) in caught.value.message
+    assert "--new" in caught.value.remedy
