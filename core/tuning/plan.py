@@ -3,7 +3,7 @@
 First come the patches: as many of a slide as the federation allows and the memory can hold. Then the cheapest way in
 compute that fits: activations kept before trained stages computed twice before all computed twice; large micro-batches
 before small ones, and those below 8 patches, which leave a GPU idle, last; the optimizer's states in the computer's
-memory only if nothing else does. Precision is what the device does fast.
+memory only if nothing else does. Precision is what the device does fast, as long as it fits.
 
 Nothing is run but the small head: the rest is measured on structure alone (`measure`) and put together (`predict`).
 """
@@ -11,6 +11,7 @@ Nothing is run but the small head: the rest is measured on structure alone (`mea
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from itertools import product
 from typing import Literal
 
 import torch
@@ -102,7 +103,7 @@ def plan_memory(
         patch_px: edge of a patch.
         budget_bytes: what the process may take of the device's memory.
         device: the kind decides; a GPU need not be here.
-        precision: the best one that is allowed and fast there (`choose_precision`).
+        precision: the one that is allowed and fast there (`choose_precision`).
         engine: what steps the weights; DeepSpeed alone can offload.
         accumulate_bags: bags a step learns from.
 
@@ -152,11 +153,13 @@ def _choices(patches: int, precision: Chosen, engine: str) -> Iterator[MemoryCho
     if patches <= _MICRO_BATCHES[0]:
         sizes.insert(0, patches)
     busy = [size for size in sizes if size >= _BUSY]
-    for offload in (False, True) if engine == "deepspeed" else (False,):
-        for group in (busy, sizes[len(busy) :]):
-            for recompute in RECOMPUTE:
-                for size in group:
-                    yield MemoryChoice(patches, size, recompute, precision, offload)
+    # bfloat16 needs copies of weights beside them: where weights are most of what there is, float32 is the leaner one.
+    precisions: tuple[Chosen, ...] = ("bfloat16", "float32") if precision == "bfloat16" else ("float32",)
+    offloads = (False, True) if engine == "deepspeed" else (False,)
+    ways = product(offloads, precisions, (busy, sizes[len(busy) :]), RECOMPUTE)
+    for offload, taken, group, recompute in ways:
+        for size in group:
+            yield MemoryChoice(patches, size, recompute, taken, offload)
 
 
 def _plan(predictor: Predictor, choice: MemoryChoice, budget_bytes: int, most: int, cuda: bool) -> Plan:

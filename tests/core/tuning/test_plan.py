@@ -176,6 +176,18 @@ def test_an_impossible_budget_says_the_smallest_that_would_do(
         make_plan(0.9 * smallest, encoder, tuning, device=device, patch_px=px)
 
 
+def test_bfloat16_gives_way_where_its_copies_of_the_weights_are_too_much() -> None:
+    smallest = {}
+    for precision in ("float32", "bfloat16"):
+        with pytest.raises(ConfigError) as caught:
+            make_plan(0.0001, "tiny-vit", LORA, device="cpu", precision=precision, patch_px=128)  # type: ignore[arg-type]
+        smallest[precision] = smallest_gb(caught.value)
+    assert smallest["bfloat16"] <= smallest["float32"]
+    assert (
+        make_plan(1, "tiny-vit", LORA, device="cpu", precision="bfloat16", patch_px=128).choice.precision == "bfloat16"
+    )
+
+
 def test_what_cannot_be_planned_is_refused() -> None:
     with pytest.raises(ConfigError, match="encoder 'resnet5' is unknown") as caught:
         make_plan(8, "resnet5")
