@@ -1,5 +1,8 @@
 """What holds for each encoder: stages, batches, gradients, blank structures."""
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor
@@ -146,3 +149,13 @@ def test_resnet50_trains_layer3_and_layer4() -> None:
 def test_nothing_asks_for_a_gradient_until_told() -> None:
     for name in WITH_WEIGHTS:
         assert not any(parameter.requires_grad for parameter in build_encoder(name).parameters())
+
+
+def test_the_documentation_has_every_encoder() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "features.md").read_text()
+    table = page.partition("## Encoders\n")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| `([\w-]+)` \| (\d+) \| ([^|]+) \| ([^|]+) \|", table, flags=re.MULTILINE)
+    assert [(name, int(width), patch, weights == "a file") for name, width, patch, weights in rows] == [
+        (info.name, info.width, f"{info.patch_px} px" if info.patch_px else "any from 16 px", info.needs_weights)
+        for info in available()
+    ]
