@@ -1,10 +1,12 @@
-"""Metrics of slide-level predictions. Every slide counts the same; intervals: see ``bootstrap``."""
+"""Metrics of slide-level predictions. Every slide counts the same; intervals: see ``bootstrap``.
+
+scikit-learn is imported where it is called: that takes a second, which processes that only train need not wait.
+"""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import brier_score_loss, f1_score, recall_score, roc_auc_score
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -23,6 +25,8 @@ def auc(targets: ArrayLike, scores: ArrayLike) -> float | None:
     Returns:
         The AUC, or None when fewer than two classes occur.
     """
+    from sklearn.metrics import roc_auc_score
+
     targets_B, scores_BC = checked(targets, scores)
     parts = [roc_auc_score(positive_B, score_B) for positive_B, score_B in one_vs_rest(targets_B, scores_BC)]
     return float(np.mean(parts)) if parts else None
@@ -30,6 +34,8 @@ def auc(targets: ArrayLike, scores: ArrayLike) -> float | None:
 
 def balanced_accuracy(targets: ArrayLike, predicted: ArrayLike) -> float:
     """Return the mean recall over the classes that occur in ``targets``."""
+    from sklearn.metrics import recall_score
+
     present = np.unique(np.asarray(targets))
     return float(recall_score(targets, predicted, labels=present, average="macro", zero_division=0))
 
@@ -39,6 +45,8 @@ def macro_f1(targets: ArrayLike, predicted: ArrayLike, n_classes: int) -> float:
 
     A class that neither occurs nor is predicted counts 0, as in scikit-learn with all labels named.
     """
+    from sklearn.metrics import f1_score
+
     return float(f1_score(targets, predicted, labels=range(n_classes), average="macro", zero_division=0))
 
 
@@ -47,6 +55,8 @@ def brier_score(targets: ArrayLike, probabilities: ArrayLike) -> float:
 
     Two classes: of the positive class's probability, from 0 to 1. More: summed over the classes, from 0 to 2.
     """
+    from sklearn.metrics import brier_score_loss
+
     targets_B, probabilities_BC = checked(targets, probabilities)
     return float(brier_score_loss(targets_B, probabilities_BC, labels=range(probabilities_BC.shape[1])))
 

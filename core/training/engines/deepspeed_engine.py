@@ -8,8 +8,7 @@ Parameters stay float32, and bfloat16 is torch's autocast, as in the torch engin
 a rounded model, whose layers in float32 (batch norm, our losses) it rounds too.
 """
 
-import contextlib
-import io
+import sys
 from typing import Any
 
 import torch
@@ -57,7 +56,6 @@ class DeepSpeedEngine:
         self._ever = torch.zeros(len(self._trained), dtype=torch.int64, device=device)
         for index, parameter in enumerate(self._trained):
             parameter.register_hook(lambda _, index=index: self._reached.append(index))
-        self._before = {name: tensor.detach().clone() for name, tensor in changing(model).items()}
         self._model_on_device = _OnDevice(model, device, precision)
         with shown_as_tensors(model):
             self._engine, self._optimizer, *_ = deepspeed.initialize(
@@ -111,10 +109,10 @@ class DeepSpeedEngine:
         self._engine.step()
 
     def state(self) -> dict[str, Tensor]:
-        """Return what training changes, whole, in float32, on the CPU.
+        """Return what training changed, whole, in float32, on the CPU.
 
-        Parameters that no gradient ever reached are as they were before: DeepSpeed steps all at once, and weight decay
-        would shrink them. Buffers are the mean of the processes'.
+        Parameters that no gradient ever reached are left out: DeepSpeed steps all at once, and weight decay has shrunk
+        them. Buffers are the mean of the processes'.
         """
         from deepspeed.utils import safe_get_full_fp32_param
 
@@ -130,9 +128,7 @@ class DeepSpeedEngine:
                 # A collective at stage 3. None where DeepSpeed keeps no copy of its own: at stage 0.
                 master = safe_get_full_fp32_param(parameters[name])
                 state[name] = (parameters[name].detach() if master is None else master).cpu()
-            else:
-                state[name] = self._before[name]
-        return {name: tensor.reshape(self._before[name].shape) for name, tensor in state.items()}
+        return state
 
     def _mean(self, buffer: Tensor) -> Tensor:
         if self.processes > 1 and buffer.is_floating_point():
@@ -204,9 +200,10 @@ class _OnDevice(nn.Module):
 
 def _imported() -> Any:
     """Import DeepSpeed with what it would compile switched off."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        import deepspeed
-        import deepspeed.ops
+    # Its search for settings, which nobody here starts, would import this where it is installed: for a second.
+    sys.modules.setdefault("mlflow", None)  # type: ignore[arg-type]
+    import deepspeed
+    import deepspeed.ops
 
     # Semi-private: a faster exchange between processes on a CPU, which takes a compiler and a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -100,7 +100,7 @@ class _Packer(pickle.Pickler):
         self._contents.write(bytes(-self._contents.tell() % _ALIGNED))
         place = self._contents.tell()
         if storage.nbytes():
-            self._contents.write(memoryview(torch.empty(0, dtype=torch.uint8).set_(storage).numpy()))
+            self._contents.write(torch.empty(0, dtype=torch.uint8).set_(storage).numpy().data)
         return None, place, storage.nbytes()
 
     def _mapped(self, storage: UntypedStorage) -> tuple[object, ...] | None:
@@ -130,11 +130,11 @@ class _Unpacker(pickle.Unpickler):
         key = tuple(place)
         if key not in self._storages:
             self._storages[key] = self._open(*place)
-        return TypedStorage(wrap_storage=self._storages[key], dtype=dtype, _internal=True)
+        return TypedStorage(wrap_storage=self._storages[key], dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
 
     def _open(self, path: str | None, place: int, size: int, inode: int = 0) -> UntypedStorage:
         if size == 0:
-            return UntypedStorage(0)
+            return torch.empty(0).untyped_storage()
         if path is None:
             return torch.frombuffer(self._content, dtype=torch.uint8, count=size, offset=place).untyped_storage()
         before = place % mmap.ALLOCATIONGRANULARITY

@@ -121,6 +121,8 @@ def train_in_processes(
     with ExitStack() as stack:
         result, given = (stack.enter_context(_memory_file(name)) for name in ("result", "job"))
         learned = views(result, state)
+        for name, tensor in learned.items():
+            tensor.copy_(state[name].detach())  # what nobody trains stays so
         start = _packed(job, given)
 
         def take() -> None:
@@ -329,6 +331,6 @@ def _last_lines(process: _Process, count: int) -> str:
 
 def _memory_share(device: torch.device) -> float:
     """Return the share of the GPU's memory that this process may take; those that it starts inherit the cap."""
-    if device.type != "cuda" or not torch.cuda.is_initialized():
+    if device.type != "cuda" or not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return 1.0
     return float(torch.cuda.get_per_process_memory_fraction(device))

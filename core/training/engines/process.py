@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import distributed
+from torch._C._distributed_c10d import FileStore
 
 from fedpath.core.errors import FedpathError
 from fedpath.core.training.engines.base import changing
@@ -59,10 +60,9 @@ def _work(job: Job, rank: int, result: int, meeting: int, tell: Any, answers: "q
         torch.cuda.set_device(device)
         torch.cuda.set_per_process_memory_fraction(job.memory_share, device)
     shared = views(result, changing(job.model))
-    store = distributed.FileStore(f"/proc/self/fd/{meeting}", job.engine.processes)
     distributed.init_process_group(
         "nccl" if device.type == "cuda" else "gloo",
-        store=store,
+        store=FileStore(f"/proc/self/fd/{meeting}", job.engine.processes),
         rank=rank,
         world_size=job.engine.processes,
         timeout=_PATIENCE,
@@ -77,7 +77,7 @@ def _work(job: Job, rank: int, result: int, meeting: int, tell: Any, answers: "q
     def hand_in() -> None:
         for name, tensor in engine.state().items():
             if rank == 0 and name in shared:
-                shared[name].copy_(tensor)
+                shared[name].copy_(tensor.view_as(shared[name]))
 
     def after_epoch(epoch: int) -> bool:
         hand_in()
