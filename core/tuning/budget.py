@@ -124,11 +124,12 @@ def _capped(device: torch.device, budget_bytes: int) -> Iterator[None]:
         return
     torch.cuda.empty_cache()
     share = (budget_bytes - CONTEXT) / _card_bytes(device)
-    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, share)), device)
+    # By index: it takes no plain "cuda".
+    torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, share)), device.index)
     try:
         yield
     finally:
-        torch.cuda.set_per_process_memory_fraction(1.0, device)
+        torch.cuda.set_per_process_memory_fraction(1.0, device.index)
 
 
 def _card_bytes(device: torch.device) -> int:
