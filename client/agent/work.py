@@ -12,13 +12,14 @@ from fedpath.core.exchange.messages import RunFacts
 from fedpath.core.models.checkpoint import model_metadata, save_model
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.registry import build_model
+from fedpath.core.training.engines.base import EngineSettings
 from fedpath.core.training.loop import TrainResult
 from fedpath.core.training.precision import Precision
 
 Fill = Callable[[BagModel], None]
 """Puts the arrays that came into a model."""
-Trainer = Callable[[BagModel, Precision], TrainResult]
-"""Trains a model in place, in a precision."""
+Trainer = Callable[[BagModel, Precision, EngineSettings], TrainResult]
+"""Trains a model in place, in a precision, with an engine."""
 
 
 class Work(Protocol):
@@ -57,10 +58,14 @@ class BagWork:
         folders: of its stage.
         data: what the hospital has.
         precision: of the matrix products.
+        engine: what steps the weights.
     """
 
-    def __init__(self, facts: RunFacts, folders: StageFolders, data: SiteData, precision: Precision) -> None:
-        self._facts, self._folders, self._data, self._precision = facts, folders, data, precision
+    def __init__(
+        self, facts: RunFacts, folders: StageFolders, data: SiteData, precision: Precision, engine: EngineSettings
+    ) -> None:
+        self._facts, self._folders, self._data = facts, folders, data
+        self._precision, self._engine = precision, engine
 
     def check(self) -> None:
         """Check that the features are there."""
@@ -87,7 +92,7 @@ class BagWork:
         """Train it."""
         model = self.build(learning_rate)
         fill(model)
-        return model, trainer(model, self._precision)
+        return model, trainer(model, self._precision, self._engine)
 
     def keep(self, model: BagModel, best_round: int) -> Path:
         """Write the model."""

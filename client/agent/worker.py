@@ -12,8 +12,10 @@ import torch
 
 from fedpath.client.agent.data import SiteData, in_order
 from fedpath.client.agent.describe import describe
+from fedpath.client.agent.encode_work import encode_again
 from fedpath.client.agent.folders import StageFolders
 from fedpath.client.agent.reports import check_enough, figures, groups_that_may_leave, without_clinical
+from fedpath.client.agent.tune_work import TuneWork
 from fedpath.client.agent.work import BagWork, Work
 from fedpath.client.policy import check_order
 from fedpath.core.cohort.examples import Example
@@ -40,6 +42,8 @@ from fedpath.core.exchange.messages import (
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.training.device import choose_device
+from fedpath.core.training.engines.base import EngineSettings
+from fedpath.core.training.engines.choose import engine_settings
 from fedpath.core.training.loop import TrainResult, TrainSettings, train
 from fedpath.core.training.precision import Precision, choose_precision
 
@@ -60,6 +64,8 @@ class Worker:
         self._fields: str | None = None
         self._device = choose_device(config.compute.device)
         self._precision = choose_precision(config.compute.precision, self._device)
+        # Before anything is promised: DeepSpeed may be asked for and not be there.
+        self._engine = engine_settings(config.compute, self._device)
         # What every report to the coordinator is held against.
         self._terms: dict[str, Any] = {"site": config.site.name, "min_patients": config.policy.min_patients}
         torch.set_num_threads(config.compute.threads)
@@ -128,7 +134,9 @@ class Worker:
         )
         return update, {name: array for name, array in trained.items() if group_of(name) in patients}
 
-    def _train_model(self, order: Train, examples: list[Example], model: BagModel, precision: Precision) -> TrainResult:
+    def _train_model(
+        self, order: Train, examples: list[Example], model: BagModel, precision: Precision, engine: EngineSettings
+    ) -> TrainResult:
         """Train a model as the order asks."""
         settings = TrainSettings(
             epochs=order.local_epochs,
@@ -151,6 +159,7 @@ class Worker:
             span=((order.round - 1) / order.rounds, order.round / order.rounds),
             device=self._device,
             progress=progress,
+            engine=engine,
         )
 
     def _without_few_records(self, model: BagModel, examples: list[Example], round_: int) -> list[Example]:
@@ -170,9 +179,10 @@ class Worker:
         return Evaluation(round=order.round, base=order.base, metrics=metrics)
 
     def _encode(self, order: Encode) -> Encoded:
-        raise RefusedError(
-            f"site {self._config.site.name} cannot encode slides again yet", remedy="update fedpath at this site"
-        )
+        facts = order.facts
+        if facts.stage is None or facts.stage.kind != "encode":
+            raise _not_of_stage("encode", facts)
+        return encode_again(facts, StageFolders(self._config, facts), self._data, self._device, self._events)
 
     def _finish(self, order: Finish, arrays: Arrays) -> Receipt:
         work = self._work(order.facts)
@@ -184,9 +194,24 @@ class Worker:
     def _work(self, facts: RunFacts) -> Work:
         """Return what the stage of an order trains."""
         if self._doing is None or self._doing[0] != facts:
-            folders = StageFolders(self._config, facts)
-            self._doing = (facts, BagWork(facts, folders, self._data, self._precision))
+            self._doing = (facts, self._new_work(facts, StageFolders(self._config, facts)))
         return self._doing[1]
+
+    def _new_work(self, facts: RunFacts, folders: StageFolders) -> Work:
+        match None if facts.stage is None else facts.stage.kind:
+            case "encode":
+                raise _not_of_stage("train or describe", facts)
+            case "fine-tune":
+                return TuneWork(facts, folders, self._data, self._device, self._precision, self._events)
+            case _:
+                return BagWork(facts, folders, self._data, self._precision, self._engine)
+
+
+def _not_of_stage(what: str, facts: RunFacts) -> RefusedError:
+    kind = "train" if facts.stage is None else facts.stage.kind
+    return RefusedError(
+        f"an order to {what} came in a stage of kind '{kind}'", remedy="run the same version of fedpath on both sides"
+    )
 
 
 _ANY_RATE = 1.0
