@@ -6,7 +6,6 @@ What a site has done is written down as its answer comes.
 
 import threading
 import time
-from collections.abc import Collection
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -18,7 +17,7 @@ from fedpath.core.exchange.checks import check_encoded
 from fedpath.core.exchange.messages import Encode, Encoded, Refusal, RunFacts
 from fedpath.core.files import write_json
 from fedpath.server.conversation import Conversation, Reply, Silence
-from fedpath.server.gather import dismiss, telling_sites
+from fedpath.server.gather import Needs, dismiss, telling_sites
 
 ENCODED_FILE = "encoded.json"
 _POLL_S = 0.1
@@ -49,8 +48,8 @@ class Encoding:
         self._config, self._facts, self._talk = config, facts, talk
         self._path, self._events, self._stop = folder / ENCODED_FILE, events, stop
 
-    def execute(self, sites: Collection[str], timeout_s: float) -> list[str]:
-        """Have every site of ``sites`` encode its slides; return those that did.
+    def execute(self, needs: Needs, timeout_s: float) -> list[str]:
+        """Have every site that has the tuned encoder encode its slides; return those that did.
 
         A site that refuses, or has not answered after ``timeout_s``, takes no part afterwards. A site that is away is
         waited for as long as for joining, once nobody else is at work.
@@ -60,7 +59,9 @@ class Encoding:
             StoppedError: `stop` was set; likewise.
         """
         with telling_sites(self._facts, self._talk):
-            return self._execute(set(sites), timeout_s)
+            # Nobody is kept waiting for hours who cannot go on afterwards.
+            dismiss(sorted(self._talk.online() - needs.sites), needs.otherwise, self._facts, self._talk)
+            return self._execute(set(needs.sites), timeout_s)
 
     def _execute(self, sites: set[str], timeout_s: float) -> list[str]:
         done = self._read()

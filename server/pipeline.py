@@ -119,8 +119,9 @@ class Pipeline:
         config, needs = self._with_features(facts, progress), self._needs(facts, progress)
         expected = self._expected(progress, needs)
         if isinstance(stage, EncodeStage):
+            assert needs is not None  # a tuned encoder: `check_order` sees to it
             encoding = Encoding(config, facts_of(config, self._run, facts), self._talk, path, self._events, self._stop)
-            return Done(name=stage.name, sites=encoding.execute(expected, stage.timeout_s))
+            return Done(name=stage.name, sites=encoding.execute(needs, stage.timeout_s))
         model = build_model_of(config, stage)
         config = config_of(config, stage)
         ended = FederatedRun(
