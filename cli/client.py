@@ -100,8 +100,41 @@ def _say(event: "Event") -> None:
             typer.echo(f"round {values['round']}: trained in {values['seconds']:.1f} s, loss {values['loss']:.3f}")
         case "sent":
             typer.echo(f"sent {values['what']}, {values['bytes']:,} bytes")
+        case "finished" if values["more"]:
+            typer.echo(f"stage {values['stage']} is over; kept {values['model']}")
         case "finished":
             typer.echo(f"the run is over; the federated model is {values['model']}")
+        case _ if said := _tuning(event):
+            typer.echo(said)
+
+
+def _tuning(event: "Event") -> str | None:
+    """Say what fine-tuning does here; None of what is not worth a line."""
+    values = event.values
+    match event.kind:
+        case "memory_planned" | "memory_tightened":
+            out = "out of memory; now: " if event.kind == "memory_tightened" else ""
+            twice = {"none": "", "upper": ", trained stages computed twice", "whole": ", all computed twice"}
+            return (
+                f"{out}{values['patches']} patches a slide, {min(values['micro_batch'], values['patches'])} at a time"
+                f"{twice[values['recompute']]}: {values['peak_bytes'] / 1e9:.2f} of "
+                f"{values['budget_bytes'] / 1e9:.2f} GB"
+            )
+        case "patches_chosen":
+            fewer = f"; {values['smaller']} have fewer, all of theirs are taken" if values["smaller"] else ""
+            return f"chose {values['patches']} patches of each of {values['slides']} slides{fewer}"
+        case "reading_patches" if values["done"] < values["total"]:
+            return f"reading patches: {values['done']} of {values['total']} slides"
+        case "patches_read":
+            lost = f"; {values['unreadable']} patches cannot be read and are left out" if values["unreadable"] else ""
+            return f"patches of {values['slides']} slides take {values['bytes'] / 1e9:.2f} GB of disk{lost}"
+        case "encoding":
+            return f"encoding slide {values['done'] + 1} of {values['total']}"
+        case "encoded":
+            already = f", {values['already']} were done already" if values["already"] else ""
+            return f"encoded {values['slides']} slides in {values['seconds']:.0f} s{already}: {values['folder']}"
+        case _:
+            return None
 
 
 def _clinical(values: dict[str, Any]) -> str:
