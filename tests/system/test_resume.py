@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from federation import Federation, wait_until
 
+from fedpath.core.events import EventReader
 from fedpath.core.models import load_model
 from fedpath.server.records import read_rounds
 
@@ -24,22 +25,27 @@ training = { rounds = 4 }
 
 
 def test_a_killed_coordinator_goes_on_to_the_same_bits(federation: Federation) -> None:
-    federation.configure(rounds=4, training="local_epochs = 30")
+    federation.configure(rounds=4, training="local_epochs = 50")
     whole = _undisturbed(federation)
+    readers = {site: EventReader(federation.site(site) / "state" / "events.jsonl") for site in federation.sites}
+    for reader in readers.values():
+        reader.new()
 
     federation.start_server()
     federation.start_sites()
-    federation.wait_for_output("server", "round 1: counted")
+    # In the middle of round 2: the sites have validated the model of round 1 and train it.
+    for site in federation.sites:
+        _wait_for_event(readers[site], "validated", 1)
     _kill(federation)
     run = federation.run_folder()
     assert not (run / "summary.json").exists()
-    assert 1 <= len(read_rounds(run)) < 4
+    assert len(read_rounds(run)) == 1
     for site in federation.sites:
         federation.wait_for_output(site, "trying again")
     federation.start_server(name="server-2")
     assert [federation.wait(name) for name in ("server-2", *federation.sites)] == [0, 0, 0, 0]
     assert "which goes on" in federation.output("server-2")
-    assert "of 4 rounds are done already" in federation.output("server-2")
+    assert "1 of 4 rounds are done already" in federation.output("server-2")
     assert "Traceback" not in federation.output("server-2")
     assert federation.run_folder() == run
     assert _models(run) == _models(whole)
@@ -48,6 +54,9 @@ def test_a_killed_coordinator_goes_on_to_the_same_bits(federation: Federation) -
         received = federation.site(site) / "state" / run.name / "federated.safetensors"
         assert _state(received) == _state(run / "best.safetensors")
         assert "Traceback" not in federation.output(site)
+    # Answers to the dead process's order were dropped, and the living one's order carried out.
+    dropped = [event for reader in readers.values() for event in reader.new() if event.kind == "order_dropped"]
+    assert dropped
 
 
 def test_a_pipeline_killed_between_its_stages_goes_on(federation: Federation) -> None:
@@ -116,6 +125,13 @@ def _undisturbed(federation: Federation) -> Path:
     federation.start_sites()
     assert [federation.wait(name) for name in ("undisturbed", *federation.sites)] == [0, 0, 0, 0]
     return federation.run_folder(state)
+
+
+def _wait_for_event(reader: EventReader, kind: str, round_: int) -> None:
+    def there() -> bool:
+        return any((event.kind, event.values.get("round")) == (kind, round_) for event in reader.new())
+
+    wait_until(there, f"{kind} of round {round_}")
 
 
 def _kill(federation: Federation) -> None:
