@@ -193,6 +193,10 @@ class Federation:
         """Wait for a process to end; its exit code."""
         return self._processes[name].wait(deadline_s)
 
+    def ended(self, name: str) -> int | None:
+        """A process's exit code, None while it runs."""
+        return self._processes[name].poll()
+
     def wait_for_output(self, name: str, text: str) -> None:
         """Wait until a process has printed ``text``."""
 

@@ -10,7 +10,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
 from fedpath.client.agent.flower import FleetConnection
-from fedpath.client.agent.join import _Site, join
+from fedpath.client.agent.join import _in_words, _Site, join
 from fedpath.client.agent.worker import Worker
 from fedpath.client.audit import AuditLog, verify
 from fedpath.core.config import FederationConfig, SiteConfig
@@ -19,8 +19,21 @@ from fedpath.core.config.model import ModelSection
 from fedpath.core.config.site import DataSection, PolicySection, SiteSection
 from fedpath.core.errors import ConfigError, DataError, RefusedError
 from fedpath.core.events import Event, EventLog
-from fedpath.core.exchange.messages import Describe, Order, Refusal, Refuse, RunFacts, decode_answer, encode
-from fedpath.core.exchange.wire import BLOB
+from fedpath.core.exchange.contract import FeatureContract
+from fedpath.core.exchange.groups import to_arrays
+from fedpath.core.exchange.messages import (
+    Describe,
+    Encoded,
+    Finish,
+    Order,
+    Refusal,
+    Refuse,
+    RunFacts,
+    decode_answer,
+    encode,
+)
+from fedpath.core.exchange.wire import BLOB, hash_arrays
+from fedpath.core.models import build_model
 from fedpath.server.provision import provision
 
 pytestmark = pytest.mark.usefixtures("flower_identity")
@@ -133,6 +146,22 @@ def test_being_kept_out_ends_the_sites_part(hospital: Hospital) -> None:
     assert not hospital.site.outcome.finished
     assert hospital.wire.noted == [1]
     assert [event.kind for event in hospital.heard] == ["refused", "sent"]
+
+
+def test_the_end_of_a_stage_is_not_the_end_of_the_sites_part(hospital: Hospital) -> None:
+    arrays = to_arrays(build_model("acmil", width=4, n_classes=2, seed=0))
+    for more in (True, False):
+        assert not hospital.site.outcome.finished
+        order = Finish(facts=FACTS, base=hash_arrays(arrays), best_round=1, more=more)
+        hospital.receive(encode(order, arrays))
+    assert hospital.site.outcome.finished
+    assert [record.kind for record in verify(hospital.wire.audit)] == ["receipt", "receipt"]
+
+
+def test_what_leaves_after_encoding_is_said_in_words() -> None:
+    contract = FeatureContract(encoder="e", encoder_sha256="0", width=4, mpp=0.5, patch_px=128, transform="t")
+    encoded = Encoded(contract=contract, slides=12, seconds=3.0)
+    assert _in_words(encoded, {}) == "how 12 slides were encoded again, and how long it took"
 
 
 def test_a_kit_of_another_site_is_found_before_anything_is_connected(tmp_path: Path) -> None:
