@@ -8,16 +8,17 @@ import threading
 import time
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from fedpath.core.config import FederationConfig
-from fedpath.core.errors import DataError, FederationError, RefusedError, StoppedError
+from fedpath.core.errors import FederationError, RefusedError, StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.checks import check_encoded
 from fedpath.core.exchange.messages import Encode, Encoded, Refusal, RunFacts
 from fedpath.core.files import write_json
 from fedpath.server.conversation import Conversation, Reply, Silence
 from fedpath.server.gather import Needs, dismiss, telling_sites
+from fedpath.server.kept import read_kept
 
 ENCODED_FILE = "encoded.json"
 _POLL_S = 0.1
@@ -64,7 +65,7 @@ class Encoding:
             return self._execute(set(needs.sites), timeout_s)
 
     def _execute(self, sites: set[str], timeout_s: float) -> list[str]:
-        done = self._read()
+        done = read_kept(self._path, _KEPT.validate_json) or {}
         out: dict[str, str] = {}
         started = idle_since = time.monotonic()
         patience_s = self._config.server.join_timeout_s
@@ -117,14 +118,3 @@ class Encoding:
                 out[site] = reason
             case answer:
                 out[site] = f"it answered with {answer.kind}"
-
-    def _read(self) -> dict[str, Encoded]:
-        if not self._path.exists():
-            return {}
-        try:
-            return _KEPT.validate_json(self._path.read_text())
-        except (ValidationError, OSError) as error:
-            raise DataError(
-                f"{self._path}: cannot be read: {str(error).splitlines()[0]}",
-                remedy="put the file back as it was, or begin a new run with --new",
-            ) from None

@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import Field, ValidationError
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -43,11 +43,11 @@ from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.files import write_json
 from fedpath.core.models.checkpoint import model_metadata, save_model
 from fedpath.core.models.protocol import BagModel
+from fedpath.server.kept import REMEDY, read_kept
 from fedpath.server.records import RoundManifest, read_chain, write_round
 from fedpath.server.standing import Standing, weighted
 
 RUN_FILE, CLOSING_FILE, SUMMARY_FILE = "run.json", "closing.json", "summary.json"
-_REMEDY = "put the folder back as it was, or begin a new run with --new"
 
 
 class Members(Section):
@@ -104,14 +104,7 @@ class RunFolder:
 
     def members(self) -> Members:
         """Return who takes part in the run that is in this folder; nobody in a new one."""
-        path = self.path / RUN_FILE
-        if not path.exists():
-            return Members()
-        try:
-            kept = json.loads(path.read_text())
-            return Members.model_validate({key: kept[key] for key in Members.model_fields if key in kept})
-        except (ValueError, OSError) as error:
-            raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}", remedy=_REMEDY) from None
+        return read_kept(self.path / RUN_FILE, _members_in) or Members()
 
     def keep_round(self, manifest: RoundManifest, result: Arrays, *, better: bool) -> None:
         """Keep a round that is done, as the module says.
@@ -184,13 +177,7 @@ class RunFolder:
 
     def closing(self) -> Closing | None:
         """Return what the sites said after the last round; None while they were not asked."""
-        path = self.path / CLOSING_FILE
-        if not path.exists():
-            return None
-        try:
-            return Closing.model_validate_json(path.read_text())
-        except (ValidationError, OSError) as error:
-            raise DataError(f"{path}: cannot be read: {str(error).splitlines()[0]}", remedy=_REMEDY) from None
+        return read_kept(self.path / CLOSING_FILE, Closing.model_validate_json)
 
     def keep_summary(self, summary: dict[str, Any]) -> None:
         """Keep the result."""
@@ -215,7 +202,12 @@ class RunFolder:
 
     def _expect(self, arrays: Arrays | None, manifest: RoundManifest) -> None:
         if not _is(arrays, manifest.result):
-            raise DataError(f"{self.path}: the model of round {manifest.round} is not there any more", remedy=_REMEDY)
+            raise DataError(f"{self.path}: the model of round {manifest.round} is not there any more", remedy=REMEDY)
+
+
+def _members_in(text: str) -> Members:
+    kept = json.loads(text)
+    return Members.model_validate({key: kept[key] for key in Members.model_fields if key in kept})
 
 
 def _is(arrays: Arrays | None, wanted: str) -> bool:

@@ -20,13 +20,12 @@ import threading
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.config.loading import Section
 from fedpath.core.config.stages import EncodeStage, TuneStage
 from fedpath.core.encoders.registry import save_encoder
-from fedpath.core.errors import DataError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.groups import load_arrays
 from fedpath.core.exchange.messages import StageFacts
@@ -38,6 +37,7 @@ from fedpath.server.conversation import Conversation
 from fedpath.server.encoding import Encoding
 from fedpath.server.folder import SUMMARY_FILE, RunFolder
 from fedpath.server.gather import Needs
+from fedpath.server.kept import read_kept
 from fedpath.server.rounds import FederatedRun, facts_of
 from fedpath.server.stages import build_model_of, config_of
 
@@ -96,7 +96,7 @@ class Pipeline:
             FederationError: too few sites joined, or go on.
             StoppedError: `stop` was set.
         """
-        progress = self._read()
+        progress = read_kept(self._folder / PIPELINE_FILE, Progress.model_validate_json) or Progress()
         if progress.done:
             self._events.emit("resumed", run=self._run, stages=[stage.name for stage in progress.done])
         for index in range(len(progress.done), len(self._stages)):
@@ -224,13 +224,3 @@ class Pipeline:
 
     def _path(self, index: int) -> Path:
         return self._folder / "stages" / f"{index + 1}-{self._stages[index].name}"
-
-    def _read(self) -> Progress:
-        path = self._folder / PIPELINE_FILE
-        try:
-            return Progress.model_validate_json(path.read_text()) if path.exists() else Progress()
-        except (ValidationError, OSError) as error:
-            raise DataError(
-                f"{path}: cannot be read: {str(error).splitlines()[0]}",
-                remedy="put the file back as it was, or begin a new run with --new",
-            ) from None

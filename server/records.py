@@ -4,12 +4,13 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from fedpath.core.config.loading import Section
 from fedpath.core.errors import DataError
 from fedpath.core.exchange.messages import Metrics
 from fedpath.core.files import write_json
+from fedpath.server.kept import REMEDY
 
 _FOLDER = "rounds"
 
@@ -71,21 +72,20 @@ def read_chain(run_folder: Path) -> list[RoundManifest]:
     Raises:
         DataError: a manifest is missing, damaged or of another run.
     """
-    remedy = "put the folder back as it was, or begin a new run with --new"
     try:
         manifests = read_rounds(run_folder)
-    except (ValidationError, ValueError, OSError) as error:
+    except (ValueError, OSError) as error:
         raise DataError(
-            f"{run_folder / _FOLDER}: a manifest cannot be read: {str(error).splitlines()[0]}", remedy=remedy
+            f"{run_folder / _FOLDER}: a manifest cannot be read: {str(error).splitlines()[0]}", remedy=REMEDY
         ) from None
     for place, manifest in enumerate(manifests, 1):
         if manifest.round != place:
-            raise DataError(f"{run_folder / _FOLDER}: round {place} is missing", remedy=remedy)
+            raise DataError(f"{run_folder / _FOLDER}: round {place} is missing", remedy=REMEDY)
     for earlier, later in pairwise(manifests):
         if later.base != earlier.result:
             raise DataError(
                 f"{run_folder / _FOLDER}: round {later.round} started from another model than round {earlier.round} "
                 "ended with",
-                remedy=remedy,
+                remedy=REMEDY,
             )
     return manifests
