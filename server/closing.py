@@ -8,7 +8,7 @@ from fedpath.core.events import EventLog
 from fedpath.core.exchange.messages import Evaluate, Evaluation, Finish, Metrics, Receipt, RunFacts
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models.protocol import BagModel
-from fedpath.server.conversation import Conversation, Silence
+from fedpath.server.conversation import Conversation
 from fedpath.server.folder import Closing, RunFolder
 from fedpath.server.standing import Standing, weighted
 
@@ -83,14 +83,10 @@ class Close:
         timeout_s = self._config.server.round_timeout_s if more else _FAREWELL_S
         have = []
         for reply in self._talk.ask(present, order, best.arrays, timeout_s, self._stop):
-            match reply.answer:
-                case Receipt():
-                    have.append(reply.site)
-                case Silence(reason=reason):
-                    self._events.emit("farewell_unheard", site=reply.site, reason=reason)
-                case answer:
-                    reason = getattr(answer, "reason", f"it answered with {answer.kind}")
-                    self._events.emit("farewell_unheard", site=reply.site, reason=reason)
+            if isinstance(reply.answer, Receipt):
+                have.append(reply.site)
+            else:
+                self._events.emit("farewell_unheard", site=reply.site, reason=reply.instead)
         return have
 
     def _ask(

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from fedpath.core.errors import RefusedError, StoppedError
-from fedpath.core.exchange.messages import Answer, Order, decode_answer, encode
+from fedpath.core.exchange.messages import Answer, Order, Refusal, decode_answer, encode
 from fedpath.core.exchange.wire import Arrays
 from fedpath.server.flower import FlowerServer, Lost, Ticket
 
@@ -36,6 +36,15 @@ class Reply:
     arrays: Arrays
     sent_bytes: int
     received_bytes: int
+
+    @property
+    def instead(self) -> str:
+        """What came in place of the answer that was asked for, in words."""
+        match self.answer:
+            case Silence(reason=reason) | Refusal(reason=reason):
+                return reason
+            case answer:
+                return f"it answered with {answer.kind}"
 
 
 class Conversation:

@@ -14,7 +14,7 @@ from fedpath.core.config import FederationConfig
 from fedpath.core.errors import FederationError, RefusedError, StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.checks import check_encoded
-from fedpath.core.exchange.messages import Encode, Encoded, Refusal, RunFacts
+from fedpath.core.exchange.messages import Encode, Encoded, RunFacts
 from fedpath.core.files import write_json
 from fedpath.server.conversation import Conversation, Reply, Silence
 from fedpath.server.gather import Needs, dismiss, telling_sites
@@ -111,10 +111,7 @@ class Encoding:
                 kept = {name: done[name].model_dump(mode="json") for name in sorted(done)}
                 write_json(self._path, kept)
                 self._events.emit("encoded", site=site, slides=answer.slides, seconds=answer.seconds)
-            case Silence(reason=reason, late=late):
-                if late:
-                    out[site] = reason
-            case Refusal(reason=reason):
-                out[site] = reason
-            case answer:
-                out[site] = f"it answered with {answer.kind}"
+            case Silence(late=False):
+                pass
+            case _:
+                out[site] = reply.instead

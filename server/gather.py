@@ -12,7 +12,7 @@ from fedpath.core.events import EventLog
 from fedpath.core.exchange.contract import differences, disagreements
 from fedpath.core.exchange.messages import Describe, Description, Refuse, RunFacts
 from fedpath.server.clinical import fault_of
-from fedpath.server.conversation import Conversation, Silence
+from fedpath.server.conversation import Conversation
 
 _REPORT_EVERY_S = 15.0
 _FAREWELL_S = 5.0
@@ -110,14 +110,10 @@ def admit(
         dismiss(refused, needs.otherwise, facts, talk)
         newcomers = [site for site in newcomers if site in needs.sites]
     for reply in talk.ask(newcomers, Describe(facts=facts), {}, config.server.join_timeout_s, stop):
-        answer = reply.answer
-        match answer:
-            case Description():
-                stated[reply.site] = answer
-            case Silence(reason=reason):
-                refused[reply.site] = reason
-            case _:
-                refused[reply.site] = getattr(answer, "reason", f"it answered with {answer.kind}")
+        if isinstance(reply.answer, Description):
+            stated[reply.site] = reply.answer
+        else:
+            refused[reply.site] = reply.instead
     for site, description in stated.items():
         if wrong := differences(config.features, description.contract):
             refused[site] = "; ".join(wrong)

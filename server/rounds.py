@@ -16,7 +16,7 @@ from fedpath.core.config import FederationConfig
 from fedpath.core.errors import FederationError, RefusedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.checks import Entitled, check_update
-from fedpath.core.exchange.messages import Refusal, RunFacts, StageFacts, Train, Update
+from fedpath.core.exchange.messages import RunFacts, StageFacts, Train, Update
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models.multimodal.parts import MultimodalModel
 from fedpath.core.models.own import origin_of
@@ -277,12 +277,10 @@ class FederatedRun:
                     training_s=update.seconds,
                     validation=update.validation,
                 )
-            case Silence(reason=reason, late=late):
-                return part(outcome="late" if late else "lost", reason=reason)
-            case Refusal(reason=reason):
-                return part(outcome="refused", reason=reason)
-            case answer:
-                return part(outcome="refused", reason=f"it answered with {answer.kind}")
+            case Silence(late=late):
+                return part(outcome="late" if late else "lost", reason=reply.instead)
+            case _:
+                return part(outcome="refused", reason=reply.instead)
 
     def _report(self, round_: int, site: str, part: SiteRound) -> None:
         validation = part.validation
