@@ -16,7 +16,7 @@ from fedpath.client.agent.encode_work import encode_again
 from fedpath.client.agent.folders import StageFolders
 from fedpath.client.agent.reports import check_enough, figures, groups_that_may_leave, without_clinical
 from fedpath.client.agent.tune_work import TuneWork
-from fedpath.client.agent.work import BagWork, Work
+from fedpath.client.agent.work import BagWork, Fill, Work
 from fedpath.client.policy import check_order
 from fedpath.core.cohort.examples import Example
 from fedpath.core.config import SiteConfig
@@ -32,6 +32,7 @@ from fedpath.core.exchange.messages import (
     Evaluate,
     Evaluation,
     Finish,
+    Metrics,
     Order,
     Receipt,
     Refuse,
@@ -115,11 +116,7 @@ class Worker:
         work, fill = self._work(order.facts), partial(load_arrays, arrays=arrays)
         examples = work.examples("train")
         check_enough(len({example.patient_id for example in examples}), **self._terms)
-        model = work.build(order.learning_rate)
-        fill(model)
-        examples = self._without_few_records(model, examples, order.round)
-        validation, routes = figures(model, work.examples("validation"), self._device, **self._terms)
-        self._events.emit("validated", round=order.round - 1, **validation.model_dump(), routes=routes)
+        examples, validation = self._validate(order, work, fill, examples)
         model, result = work.train(order.learning_rate, fill, partial(self._train_model, order, examples))
         trained = to_arrays(model, result.patients_by_group)
         patients = groups_that_may_leave(trained, arrays, result.patients_by_group, **self._terms)
@@ -133,6 +130,20 @@ class Worker:
             seconds=result.seconds,
         )
         return update, {name: array for name, array in trained.items() if group_of(name) in patients}
+
+    def _validate(
+        self, order: Train, work: Work, fill: Fill, examples: list[Example]
+    ) -> tuple[list[Example], Metrics]:
+        """Return the examples that may be trained on, and the figures of the model that came.
+
+        Its copy ends here: none is left on the device beside the one that is trained, for which memory was planned.
+        """
+        model = work.build(order.learning_rate)
+        fill(model)
+        examples = self._without_few_records(model, examples, order.round)
+        validation, routes = figures(model, work.examples("validation"), self._device, **self._terms)
+        self._events.emit("validated", round=order.round - 1, **validation.model_dump(), routes=routes)
+        return examples, validation
 
     def _train_model(
         self, order: Train, examples: list[Example], model: BagModel, precision: Precision, engine: EngineSettings
