@@ -8,7 +8,7 @@ from fedpath.client.agent.data import SiteData
 from fedpath.client.agent.folders import FEATURES, StageFolders
 from fedpath.client.slides.encode import EncodeProgress, encode_folder
 from fedpath.client.slides.encoders import describe
-from fedpath.client.tuning.originals import find_originals, origin_of_features
+from fedpath.client.tuning.originals import find_originals, origin_of_features, slides_of
 from fedpath.core.bags.store import FeatureMeta, read_meta
 from fedpath.core.cohort.manifest import SPLITS
 from fedpath.core.errors import DataError, RefusedError
@@ -25,12 +25,8 @@ def encode_again(facts: RunFacts, folders: StageFolders, data: SiteData, device:
         RefusedError: this hospital has no slides, or no encoder of the stage that the order names, or another one.
         DataError: a slide is missing, has changed or cannot be encoded.
     """
-    config, section, started = folders.config, folders.config.slides, time.monotonic()
-    if section is None:
-        raise RefusedError(
-            f"site {config.site.name} refuses: encoding reads slides, and its site.toml names no folder of slides",
-            remedy="set slides.folder in site.toml",
-        )
+    config, started = folders.config, time.monotonic()
+    section = slides_of(config, "encoding")
     weights = folders.tuned_encoder()
     _check_encoder(facts, config.site.name, weights)
     cohort = data.cohort(facts)

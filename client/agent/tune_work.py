@@ -13,7 +13,7 @@ from fedpath.client.agent.folders import ENCODER, HEAD, PATCHES, StageFolders
 from fedpath.client.agent.work import Fill, Trainer
 from fedpath.client.tuning.choose import choose
 from fedpath.client.tuning.memory import Memory, Task
-from fedpath.client.tuning.originals import find_originals, origin_of_features
+from fedpath.client.tuning.originals import find_originals, origin_of_features, slides_of
 from fedpath.client.tuning.pixels import Source, read_patches
 from fedpath.core.cohort.examples import Example
 from fedpath.core.cohort.manifest import Split
@@ -199,12 +199,7 @@ class TuneWork:
                 to be trained.
             DataError: a slide is not there, or its feature file does not tell its pixels.
         """
-        section = self._config.slides
-        if section is None:
-            raise RefusedError(
-                f"site {self._site} refuses: fine-tuning reads slides, and its site.toml names no folder of slides",
-                remedy="set slides.folder in site.toml",
-            )
+        section = slides_of(self._config, "fine-tuning")
         cohort, wanted = self._data.cohort(self._facts), self._wanted_encoder()
         ids = [slide.slide_id for split in SPLITS_READ for slide in cohort.of(split)]
         metas = {name: origin_of_features(self._folders.features / f"{name}.h5", name) for name in ids}

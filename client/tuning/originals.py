@@ -6,9 +6,29 @@ from pathlib import Path
 from fedpath.client.slides.folders import find_slides
 from fedpath.client.slides.reader import slide_sha256
 from fedpath.core.bags.store import FeatureMeta, is_own, read_meta
-from fedpath.core.errors import DataError
+from fedpath.core.config import SiteConfig
+from fedpath.core.config.site import SlidesSection
+from fedpath.core.errors import DataError, RefusedError
 
 _ENCODE = "encode the slide with `fedpath slides encode`"
+
+
+def slides_of(config: SiteConfig, what: str) -> SlidesSection:
+    """Return where this hospital's slides lie.
+
+    Args:
+        config: site.toml.
+        what: reads them.
+
+    Raises:
+        RefusedError: it does not say where.
+    """
+    if config.slides is None:
+        raise RefusedError(
+            f"site {config.site.name} refuses: {what} reads slides, and its site.toml names no folder of slides",
+            remedy="set slides.folder in site.toml",
+        )
+    return config.slides
 
 
 def find_originals(folder: Path, slide_ids: Iterable[str]) -> dict[str, Path]:
