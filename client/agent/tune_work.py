@@ -11,6 +11,7 @@ from pathlib import Path
 from fedpath.client.agent.data import SiteData
 from fedpath.client.agent.folders import ENCODER, HEAD, PATCHES, StageFolders
 from fedpath.client.agent.work import Fill, Trainer
+from fedpath.client.slides.encoders import describe
 from fedpath.client.tuning.choose import choose
 from fedpath.client.tuning.memory import Memory, Task
 from fedpath.client.tuning.originals import find_originals, origin_of_features, slides_of
@@ -19,7 +20,7 @@ from fedpath.core.cohort.examples import Example
 from fedpath.core.cohort.manifest import Split
 from fedpath.core.config.stages import TuningSection
 from fedpath.core.encoders.base import PatchEncoder
-from fedpath.core.encoders.registry import build_encoder, encoder_sha256, save_encoder
+from fedpath.core.encoders.registry import build_encoder, save_encoder
 from fedpath.core.errors import ConfigError, RefusedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.messages import RunFacts
@@ -131,9 +132,9 @@ class TuneWork:
             RefusedError: the weights here are others than the federation's.
             ConfigError: they are missing or of another encoder.
         """
-        name, wanted = self._facts.features.encoder, self._wanted_encoder()
-        encoder = build_encoder(name, self._config.encoder.weights)
-        found = encoder_sha256(encoder)
+        name, weights, wanted = self._facts.features.encoder, self._config.encoder.weights, self._wanted_encoder()
+        # Hashed once as long as the file stays as it is: each round builds the encoder twice.
+        found = describe(name, weights).sha256
         if found != wanted:
             raise RefusedError(
                 f"site {self._site} refuses: its weights of encoder '{name}' have hash {found[:12]}…, "
@@ -141,7 +142,7 @@ class TuneWork:
                 remedy="get the weights that the federation's operator uses, and name their file in encoder.weights of "
                 "site.toml",
             )
-        return encoder
+        return build_encoder(name, weights)
 
     def _build(self, learning_rate: float, choice: MemoryChoice) -> SparseTuner:
         return build_tuner(
