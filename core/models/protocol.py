@@ -1,10 +1,11 @@
 """What the federation asks of a bag model: ``forward``, ``loss`` and the names of its parameter groups."""
 
+import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,24 @@ class BagOutput:
     def attention_N(self) -> Tensor:
         """Attention of each instance, the mean over branches or heads; sums to 1."""
         return self.attention_KN.mean(dim=0)
+
+
+def change_tensors(output: BagOutput, change: Callable[[Tensor], Tensor]) -> BagOutput:
+    """Return an output with ``change`` applied to each of its tensors, in the order of its fields.
+
+    Tensors in tuples and in outputs inside of it are among them; all else stays as it is.
+    """
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            return change(value)
+        if isinstance(value, BagOutput):
+            fields = (field.name for field in dataclasses.fields(value))
+            return dataclasses.replace(value, **{name: changed(getattr(value, name)) for name in fields})
+        return type(value)(map(changed, value)) if isinstance(value, tuple) else value
+
+    with_changes: BagOutput = changed(output)
+    return with_changes
 
 
 class BagModel(nn.Module, ABC):

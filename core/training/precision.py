@@ -5,14 +5,13 @@ products of matrices run in bfloat16. Its exponents reach as far as float32's, s
 computed in float32. Evaluation is always float32: figures of different machines are compared.
 """
 
-import dataclasses
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from fedpath.core.bags.bag import Bag
 from fedpath.core.errors import ConfigError
-from fedpath.core.models.protocol import BagModel, BagOutput
+from fedpath.core.models.protocol import BagModel, BagOutput, change_tensors
 
 Precision = Literal["auto", "float32", "bfloat16"]
 Chosen = Literal["float32", "bfloat16"]
@@ -56,15 +55,4 @@ def forward(model: BagModel, bag: Bag, *, device: torch.device, precision: Chose
         return model(bag)
     with torch.autocast(device.type, torch.bfloat16):
         output = model(bag)
-    widened: BagOutput = _widened(output)
-    return widened
-
-
-def _widened(value: Any) -> Any:
-    """Return a bfloat16 tensor as float32, also inside a tuple or a model's output; anything else as it is."""
-    if isinstance(value, BagOutput):
-        fields = dataclasses.fields(value)
-        return dataclasses.replace(value, **{field.name: _widened(getattr(value, field.name)) for field in fields})
-    if isinstance(value, tuple):
-        return type(value)(map(_widened, value))
-    return value.float() if isinstance(value, torch.Tensor) and value.dtype == torch.bfloat16 else value
+    return change_tensors(output, lambda tensor: tensor.float() if tensor.dtype == torch.bfloat16 else tensor)

@@ -195,7 +195,7 @@ class _OnDevice(nn.Module):
 
     def forward(self, bag: Bag) -> tuple[Tensor, ...]:
         self.output = forward(self.model, bag, device=self._device, precision=self._precision)
-        return tuple(tensors_of(self.output))
+        return tensors_of(self.output)
 
 
 def _imported() -> Any:

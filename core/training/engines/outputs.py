@@ -1,41 +1,29 @@
 """A model's output as plain tensors, and back: DeepSpeed finds tensors in tuples only, to hang its hooks on."""
 
-import dataclasses
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from torch import Tensor, nn
 
-from fedpath.core.models.protocol import BagModel, BagOutput
+from fedpath.core.models.protocol import BagModel, BagOutput, change_tensors
 
 
-def tensors_of(value: Any) -> Iterator[Tensor]:
-    """Yield the tensors in a model's output, also in tuples and in outputs inside of it, in a fixed order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, BagOutput):
-        for field in dataclasses.fields(value):
-            yield from tensors_of(getattr(value, field.name))
-    elif isinstance(value, tuple):
-        for part in value:
-            yield from tensors_of(part)
+def tensors_of(output: BagOutput) -> tuple[Tensor, ...]:
+    """Return the tensors in a model's output, in the order of ``change_tensors``."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    change_tensors(output, note)
+    return tuple(found)
 
 
 def rebuilt(output: BagOutput, tensors: tuple[Tensor, ...]) -> BagOutput:
     """Return ``output`` with ``tensors`` in place of its own, in the order of ``tensors_of``."""
     remaining = iter(tensors)
-
-    def put(value: Any) -> Any:
-        if isinstance(value, Tensor):
-            return next(remaining)
-        if isinstance(value, BagOutput):
-            fields = [field.name for field in dataclasses.fields(value)]
-            return dataclasses.replace(value, **{name: put(getattr(value, name)) for name in fields})
-        return type(value)(map(put, value)) if isinstance(value, tuple) else value
-
-    with_tensors: BagOutput = put(output)
-    return with_tensors
+    return change_tensors(output, lambda _: next(remaining))
 
 
 @contextmanager
@@ -48,7 +36,7 @@ def shown_as_tensors(module: nn.Module) -> Iterator[None]:
 
     def take_apart(_module: nn.Module, _arguments: object, output: BagOutput) -> tuple[Tensor, ...]:
         outputs.append(output)
-        return tuple(tensors_of(output))
+        return tensors_of(output)
 
     def put_together(_module: nn.Module, _arguments: object, tensors: tuple[Tensor, ...]) -> BagOutput:
         return rebuilt(outputs.pop(), tensors)
