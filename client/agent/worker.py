@@ -131,9 +131,7 @@ class Worker:
         )
         return update, {name: array for name, array in trained.items() if group_of(name) in patients}
 
-    def _validate(
-        self, order: Train, work: Work, fill: Fill, examples: list[Example]
-    ) -> tuple[list[Example], Metrics]:
+    def _validate(self, order: Train, work: Work, fill: Fill, examples: list[Example]) -> tuple[list[Example], Metrics]:
         """Return the examples that may be trained on, and the figures of the model that came.
 
         Its copy ends here: none is left on the device beside the one that is trained, for which memory was planned.
