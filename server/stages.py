@@ -4,6 +4,7 @@ from typing import Any
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.config.stages import EncodeStage, SelectStage, TrainStage, TuneStage
+from fedpath.core.encoders.base import PatchEncoder
 from fedpath.core.encoders.registry import build_encoder, encoder_sha256
 from fedpath.core.errors import ConfigError
 from fedpath.core.models.protocol import BagModel
@@ -19,22 +20,24 @@ def check_models(config: FederationConfig) -> FederationConfig:
     Raises:
         ConfigError: a model, an option or the encoder's weights do not allow a start.
     """
+    encoder = None
     for stage in config.stage:
         if isinstance(stage, TuneStage):
-            config = _with_encoder(config, stage)
+            config, encoder = _with_encoder(config, stage)
     if not config.stage:
         initial_model(config)
     for stage in config.stage:
         if isinstance(stage, EncodeStage):
             continue
         try:
-            build_model_of(config, stage)
+            build_model_of(config, stage, encoder)
         except ConfigError as error:
             raise ConfigError(f"stage '{stage.name}': {error.message}", remedy=error.remedy) from None
     return config
 
 
-def _with_encoder(config: FederationConfig, stage: TuneStage) -> FederationConfig:
+def _with_encoder(config: FederationConfig, stage: TuneStage) -> tuple[FederationConfig, PatchEncoder]:
+    """Return the configuration with the hash of the encoder, and the encoder, which takes seconds to read."""
     features = config.features
     for key in ("mpp", "patch_px"):
         if getattr(features, key) is None:
@@ -55,7 +58,7 @@ def _with_encoder(config: FederationConfig, stage: TuneStage) -> FederationConfi
             f"{where}: its features have width {encoder.width}, features.width is {features.width}",
             remedy="correct features.width, or features.encoder, in federation.toml",
         )
-    return config.model_copy(update={"features": features.model_copy(update={"encoder_sha256": found})})
+    return config.model_copy(update={"features": features.model_copy(update={"encoder_sha256": found})}), encoder
 
 
 def config_of(config: FederationConfig, stage: SelectStage | TuneStage | TrainStage) -> FederationConfig:
@@ -66,13 +69,21 @@ def config_of(config: FederationConfig, stage: SelectStage | TuneStage | TrainSt
     return config.model_copy(update=update)
 
 
-def build_model_of(config: FederationConfig, stage: SelectStage | TuneStage | TrainStage) -> BagModel:
-    """Return the model that a stage starts from, drawn from the federation's seed."""
+def build_model_of(
+    config: FederationConfig, stage: SelectStage | TuneStage | TrainStage, encoder: PatchEncoder | None = None
+) -> BagModel:
+    """Return the model that a stage starts from, drawn from the federation's seed.
+
+    Args:
+        config: federation.toml.
+        stage: of it.
+        encoder: that is to be tuned, where it has been read already; it becomes part of the model.
+    """
     own = config_of(config, stage)
     if not isinstance(stage, TuneStage):
         return initial_model(own)
     return build_tuner(
-        encoder=build_encoder(config.features.encoder, config.encoder.weights),
+        encoder=encoder or build_encoder(config.features.encoder, config.encoder.weights),
         encoder_name=config.features.encoder,
         head=own.model,
         tuning=stage.tuning,
