@@ -37,6 +37,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/pooling.py
 	$(BIN)/python benchmarks/models.py
 	$(BIN)/python benchmarks/missing_modality.py
+	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/vib.py
 
 # Dependencies, torch first and by exact version: anything else would pull the CUDA build.
