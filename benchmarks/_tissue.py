@@ -19,7 +19,8 @@ from fedpath.core.bags.bag import Bag
 from fedpath.core.cohort.examples import Example
 from fedpath.core.models import build_model
 from fedpath.core.models.longmil import LongMil
-from fedpath.core.training.loop import TrainSettings, train
+from fedpath.core.training.loop import train
+from fedpath.core.training.settings import TrainSettings
 
 WIDTH = 64
 """Features of a synthetic patch."""

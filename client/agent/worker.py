@@ -45,8 +45,9 @@ from fedpath.core.models.protocol import BagModel
 from fedpath.core.training.device import choose_device
 from fedpath.core.training.engines.base import EngineSettings
 from fedpath.core.training.engines.choose import engine_settings
-from fedpath.core.training.loop import TrainResult, TrainSettings, train
+from fedpath.core.training.loop import TrainResult, train
 from fedpath.core.training.precision import Precision, choose_precision
+from fedpath.core.training.settings import TrainSettings
 
 
 class Worker:

@@ -3,9 +3,10 @@
 from fedpath.core.training.alone import AloneResult, Validated, train_alone
 from fedpath.core.training.bootstrap import Interval, bootstrap, bootstrap_auc
 from fedpath.core.training.evaluation import Examined, Metrics, evaluate, examine, predict
-from fedpath.core.training.loop import TrainResult, TrainSettings, class_weights, train
+from fedpath.core.training.loop import TrainResult, class_weights, train
 from fedpath.core.training.metrics import auc, balanced_accuracy, brier_score, calibration_error, macro_f1
 from fedpath.core.training.schedule import learning_rate_at
+from fedpath.core.training.settings import TrainSettings
 
 __all__ = [
     "AloneResult",

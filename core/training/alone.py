@@ -17,8 +17,9 @@ from fedpath.core.models.multimodal.parts import MultimodalModel
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.registry import build_model
 from fedpath.core.training.evaluation import Metrics, evaluate
-from fedpath.core.training.loop import TrainSettings, train
+from fedpath.core.training.loop import train
 from fedpath.core.training.precision import Precision
+from fedpath.core.training.settings import TrainSettings
 from fedpath.core.training.standard import standard_of
 
 

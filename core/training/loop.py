@@ -22,28 +22,12 @@ from fedpath.core.training.device import deterministic
 from fedpath.core.training.engines.base import TORCH, Engine, EngineSettings
 from fedpath.core.training.engines.launch import train_in_processes
 from fedpath.core.training.engines.torch_engine import TorchEngine
-from fedpath.core.training.precision import Precision, choose_precision
+from fedpath.core.training.precision import choose_precision
 from fedpath.core.training.schedule import learning_rate_at
+from fedpath.core.training.settings import TrainSettings
 
 _APART = 0x9E3779B97F4A7C15
 """Between the seeds of two processes: an odd number with no pattern in its bits."""
-
-
-@dataclass(frozen=True, slots=True)
-class TrainSettings:
-    """How to train; the defaults are ACMIL's published recipe, which runs 50 epochs in total."""
-
-    epochs: int = 1
-    """Passes over the examples in this call."""
-    learning_rate: float = 1e-4
-    """At the start of the whole run."""
-    weight_decay: float = 1e-5
-    class_weights: bool = True
-    """Weight the loss by inverse class frequency of these examples."""
-    accumulate_bags: int = 1
-    """Bags a step learns from: the mean of their gradients. The last step of an epoch has what remains."""
-    precision: Precision = "auto"
-    """Of the matrix products; see ``fedpath.core.training.precision``."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from fedpath.core.config import FederationConfig, load_federation, load_site
 from fedpath.core.models import load_model
 from fedpath.core.training.alone import initial_model
 from fedpath.core.training.data import load_site_examples
-from fedpath.core.training.loop import TrainSettings, train
+from fedpath.core.training.loop import train
+from fedpath.core.training.settings import TrainSettings
 from fedpath.server.records import read_rounds
 
 pytestmark = pytest.mark.system

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, Any
 
 import torch
 
@@ -30,9 +30,7 @@ from fedpath.core.errors import ConfigError, FedpathError
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.training.engines.base import EngineSettings, changing
 from fedpath.core.training.engines.handover import memory_file, pack, views
-
-if TYPE_CHECKING:
-    from fedpath.core.training.loop import TrainSettings
+from fedpath.core.training.settings import TrainSettings
 
 _GRACE_S = 5.0
 """How long the others may take to say what went wrong after one has failed, and to end."""
@@ -50,7 +48,7 @@ class Job:
     model: BagModel
     """On the CPU."""
     examples: Sequence[Example]
-    settings: "TrainSettings"
+    settings: TrainSettings
     """With the precision chosen."""
     seed: int
     span: tuple[float, float]
@@ -83,7 +81,7 @@ class _Process:
 def train_in_processes(
     model: BagModel,
     examples: Sequence[Example],
-    settings: "TrainSettings",
+    settings: TrainSettings,
     *,
     seed: int,
     span: tuple[float, float],
@@ -137,7 +135,7 @@ def train_in_processes(
     return losses
 
 
-def check(model: BagModel, examples: Sequence[Example], settings: "TrainSettings", engine: EngineSettings) -> None:
+def check(model: BagModel, examples: Sequence[Example], settings: TrainSettings, engine: EngineSettings) -> None:
     """Raise ConfigError for what DeepSpeed cannot do, or would do wrong."""
     several = engine.processes > 1
     if settings.accumulate_bags % engine.processes:

@@ -13,7 +13,8 @@ from fedpath.core.models import BagModel, build_model, vib
 from fedpath.core.models.dropout import keep_mask
 from fedpath.core.models.selection import select
 from fedpath.core.models.vib import bernoulli_kl, logistic_noise, relaxed_bernoulli
-from fedpath.core.training.loop import TrainSettings, train
+from fedpath.core.training.loop import train
+from fedpath.core.training.settings import TrainSettings
 
 N_CLASSES, WIDTH, INNER, ATTENTION, SAMPLES, DROPOUT = 3, 5, 4, 3, 4, 0.25
 PRIOR, BETA, TEMPERATURE = 0.2, 0.7, 0.5
