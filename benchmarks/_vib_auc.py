@@ -23,7 +23,7 @@ WHEN = ("before", "after")
 PATCHES = 32
 """K, of about 127 patches a slide."""
 ENCODER_RATE = 3e-4
-"""Chosen, with K, the head and the numbers of rounds, on cohorts of other seeds."""
+"""Chosen, with K, the head, its rate and the number of rounds, on cohorts of other seeds."""
 
 
 def measure(cohorts: Mapping[int, Mapping[str, Hospital]], folder: Path, *, quick: bool) -> dict[str, float]:
@@ -78,7 +78,7 @@ model = {{ name = "vib", options = {{ input_norm = "layer", beta = 0.03 }} }}
 [[stage]]
 kind = "fine-tune"
 model = {{ name = "clam-sb", options = {{ input_norm = "layer" }} }}
-training = {{ rounds = {rounds}, local_epochs = 2 }}
+training = {{ rounds = {rounds}, local_epochs = 2, learning_rate = 1e-3 }}
 [stage.tuning]
 patches = {{ most = {PATCHES}, least = 8 }}
 trainable_stages = 3
