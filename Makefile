@@ -46,6 +46,8 @@ $(VENV)/.dependencies: constraints.txt pyproject.toml
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0
 	rm -rf build
 	$(BIN)/pip install -q -c constraints.txt ".[demo,dev]"
+	# timm imports torchvision, which exists for CUDA builds of torch only: as a dependency it would pull one.
+	$(BIN)/pip install -q -c constraints.txt --no-deps timm torchvision
 	touch $@
 
 # The package itself, installed plainly (not editable), again whenever a source changed.

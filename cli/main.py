@@ -6,7 +6,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from fedpath.cli import client, cohort, models, provision, server, slides
+from fedpath.cli import client, cohort, encoders, explain, models, provision, server, slides
 from fedpath.cli.demo.command import demo_command
 from fedpath.cli.train.command import train_command
 from fedpath.core.errors import FedpathError
@@ -23,6 +23,8 @@ app.add_typer(client.app, name="client")
 app.add_typer(slides.app, name="slides")
 app.add_typer(cohort.app, name="cohort")
 app.add_typer(models.app, name="models")
+app.add_typer(encoders.app, name="encoders")
+app.add_typer(explain.app, name="explain")
 app.command("provision")(provision.provision_command)
 app.command("train")(train_command)
 app.command("demo")(demo_command)
@@ -32,6 +34,8 @@ _EXTRAS = {
     **dict.fromkeys(("cv2", "openslide", "tifffile", "imagecodecs"), "client"),
     **dict.fromkeys(("matplotlib", "jinja2"), "report"),
     "tensorboard": "track",
+    "timm": "timm",
+    "ray": "ray",
 }
 """Which extra of the distribution brings a package that the base does without."""
 

@@ -6,8 +6,9 @@ from pathlib import Path
 from fedpath.client.agent.contract import contract_of
 from fedpath.client.agent.data import SiteData
 from fedpath.client.agent.folders import FEATURES, StageFolders
-from fedpath.client.slides.encode import EncodeProgress, encode_folder
+from fedpath.client.slides.encode import encode_folder
 from fedpath.client.slides.encoders import describe
+from fedpath.client.slides.outcome import EncodeProgress
 from fedpath.client.tuning.originals import find_originals, origin_of_features, slides_of
 from fedpath.core.bags.store import FeatureMeta, read_meta
 from fedpath.core.cohort.manifest import SPLITS

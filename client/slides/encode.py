@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from fedpath.client.slides.encoders import BATCH, Encoder
 from fedpath.client.slides.folders import find_slides, only_run, set_aside
+from fedpath.client.slides.outcome import EncodeProgress, EncodeReport, Quarantined, SlideResult
+from fedpath.client.slides.outlines import tissue_of
 from fedpath.client.slides.reader import Slide, UnreadableError, slide_sha256
 from fedpath.client.slides.tiles import TileGrid
-from fedpath.client.slides.tissue import METHOD, find_tissue
 from fedpath.core.bags import FeatureMeta, read_bag, read_meta, write_features
 from fedpath.core.errors import ConfigError, DataError
 from fedpath.core.files import write_json
@@ -28,52 +29,6 @@ MIN_TISSUE = 0.25
 MOST_FAILED = 0.5
 """A slide with more than this share of unreadable patches is quarantined instead of encoded in part."""
 REPORT = "encode_report.json"
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeProgress:
-    """Where the run is."""
-
-    slide_id: str
-    index: int
-    """Of this slide, from 0."""
-    total: int
-    """Slides in all."""
-    tiles_done: int
-    tiles_total: int
-    """Patches of this slide; 0 while it is hashed and searched for tissue."""
-
-
-@dataclass(frozen=True, slots=True)
-class SlideResult:
-    """A slide that has its feature file."""
-
-    slide_id: str
-    patches: int
-    failed: int
-    """Patches in tissue that could not be read."""
-    mpp_level0: float
-
-
-@dataclass(frozen=True, slots=True)
-class Quarantined:
-    """A slide without a feature file."""
-
-    slide_id: str
-    path: str
-    reason: str
-    remedy: str
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeReport:
-    """What became of every file in the slides folder."""
-
-    done: tuple[SlideResult, ...]
-    skipped: tuple[SlideResult, ...]
-    quarantined: tuple[Quarantined, ...]
-    ignored: tuple[str, ...]
-    """Files that no suffix marks as slides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +119,7 @@ def _encode_slide(
             mpp=settings.mpp,
             patch_px=settings.patch_px,
         )
+        tissue, method = tissue_of(slide, None)
         wanted = FeatureMeta(
             slide_id=slide.slide_id,
             encoder=encoder.info.name,
@@ -178,13 +134,13 @@ def _encode_slide(
             reader=slide.reader,
             slide_sha256=slide_sha256(path),
             failed_tiles=0,
-            tissue=f"{METHOD}; at least {MIN_TISSUE:g} of a patch",
+            tissue=f"{method}; at least {MIN_TISSUE:g} of a patch",
         )
         whole = _already(target, wanted)
         if whole is not None:
             return whole, False
         slide.level_for(settings.mpp)
-        corners_N2 = grid.corners_in(find_tissue(slide), slide.mpp, MIN_TISSUE)
+        corners_N2 = grid.corners_in(tissue, slide.mpp, MIN_TISSUE)
         if not len(corners_N2):
             raise DataError(
                 f"{path}: no patch with tissue found", remedy="look at the slide; leave it out if it is blank"

@@ -10,8 +10,9 @@ import pytest
 from shared_data import shared_data
 from slide_files import blank, break_tile, small_slide, striped_tiff
 
-from fedpath.client.slides.encode import REPORT, EncodeProgress, EncodeReport, encode_folder
+from fedpath.client.slides.encode import REPORT, encode_folder
 from fedpath.client.slides.encoders import Encoder, describe
+from fedpath.client.slides.outcome import EncodeProgress, EncodeReport
 from fedpath.client.slides.reader import Slide
 from fedpath.client.slides.synthetic.hospital import write_slide
 from fedpath.core.bags import read_bag, read_failed, read_meta

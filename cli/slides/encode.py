@@ -1,4 +1,4 @@
-"""``fedpath slides``: from slides to features, and drawn slides to try it on."""
+"""``fedpath slides encode``: from slides to features."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -6,13 +6,10 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 if TYPE_CHECKING:
-    from fedpath.client.slides.encode import EncodeReport
-
-app = typer.Typer(help="From slides to features.", no_args_is_help=True)
+    from fedpath.client.slides.outcome import EncodeReport
 
 
-@app.command()
-def encode(
+def encode_command(
     slides: Annotated[
         Path, typer.Argument(metavar="DIR", help="Folder with slides, searched with subfolders; or a single slide.")
     ],
@@ -42,7 +39,8 @@ def encode(
     """
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from fedpath.client.slides.encode import EncodeProgress, encode_folder
+    from fedpath.client.slides.encode import encode_folder
+    from fedpath.client.slides.outcome import EncodeProgress
     from fedpath.core.errors import DataError
 
     where = _device(device)
@@ -74,31 +72,6 @@ def encode(
     if not report.done and not report.skipped:
         first = report.quarantined[0]
         raise DataError(f"no slide could be encoded; the first: {first.reason}", remedy=first.remedy)
-
-
-@app.command()
-def draw(
-    folder: Annotated[Path, typer.Argument(help="The hospital's folder; made if need be.")],
-    site: Annotated[str, typer.Option(help="The hospital's name, first part of its slides' names.")] = "A",
-    index: Annotated[int, typer.Option(help="Which stain and scanner it has, from 0.", min=0)] = 0,
-    seed: Annotated[int, typer.Option(help="The same seed gives the same slides.", min=0)] = 0,
-    slides: Annotated[int, typer.Option(help="How many slides; half of them with tumour.")] = 30,
-) -> None:
-    """Draw a hospital for demos and tests: slides, a manifest, and the truth about every planted tumour nest."""
-    from rich.progress import Progress
-
-    from fedpath.client.slides.synthetic import make_hospital
-
-    with Progress() as live:
-        task = live.add_task(f"hospital {site}", total=slides)
-        make_hospital(
-            folder,
-            site=site,
-            index=index,
-            seed=seed,
-            slides=slides,
-            progress=lambda done, _total: live.update(task, completed=done),
-        )
 
 
 def _device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
