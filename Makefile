@@ -39,6 +39,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/missing_modality.py
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/vib.py
+	$(BIN)/python benchmarks/features.py
 
 # Dependencies, torch first and by exact version: anything else would pull the CUDA build.
 $(VENV)/.dependencies: constraints.txt pyproject.toml

@@ -39,48 +39,51 @@ def features_dataset(path: Path, file: h5py.File) -> h5py.Dataset:
         DataError: there is none; the message says what the file looks like instead.
     """
     for name in ("features", "feats"):
-        if name in file:
-            return file[name]
+        found = file.get(name)
+        if found is not None:
+            return found
     if "coords" in file:
         raise DataError(
             f"{path}: has patch coordinates but no features",
             remedy="this is a patches file; name the folder with features (h5_files/ in CLAM, features_*/ in TRIDENT)",
         )
-    found = ", ".join(sorted(file)) or "nothing"
-    raise DataError(f"{path}: no 'features' or 'feats' inside, but {found}", remedy="check that this is a feature file")
+    inside = ", ".join(sorted(file)) or "nothing"
+    raise DataError(
+        f"{path}: no 'features' or 'feats' inside, but {inside}", remedy="check that this is a feature file"
+    )
 
 
-def read_grid(path: Path, file: h5py.File, mpp_level0: float | None) -> Grid:
+def read_grid(path: Path, file: h5py.File, stated: Mapping[str, Any], mpp_level0: float | None) -> Grid:
     """Read the coordinates as level-0 pixels.
 
     Args:
         path: the file, for messages.
         file: the open file.
+        stated: its attributes; looked up once, since HDF5 takes its time for each look.
         mpp_level0: µm/px of the slide's level 0, needed only for files that give micrometres.
 
     Raises:
         DataError: coordinates are missing or misshapen.
     """
-    if "coords" not in file:
+    coords = file.get("coords")
+    if coords is None:
         raise DataError(f"{path}: no 'coords' inside", remedy="use a file with one patch coordinate a feature row")
-    coords = file["coords"]
     raw_N2 = read_matrix(path, coords)
-    if raw_N2.shape[1] != 2 or raw_N2.dtype.kind not in "iuf" or not np.isfinite(raw_N2).all():
+    whole = raw_N2.dtype.kind in "iu"
+    if raw_N2.shape[1] != 2 or not (whole or (raw_N2.dtype.kind == "f" and np.isfinite(raw_N2).all())):
         raise DataError(f"{path}: 'coords' is not N×2 finite numbers", remedy=REMAKE)
-    if _text(file.attrs, "unit") == "um":
-        return _from_micrometres(path, file.attrs, raw_N2, mpp_level0)
-    coords_N2 = np.rint(raw_N2).astype(np.int64)
-    stated = coords.attrs.get("patch_size_level0")
-    return Grid(coords_N2, int(stated) if stated is not None else infer_stride(coords_N2), is_level0=True)
+    if _text(stated, "unit") == "um":
+        return _from_micrometres(path, stated, raw_N2, mpp_level0)
+    coords_N2 = (raw_N2 if whole else np.rint(raw_N2)).astype(np.int64, copy=False)
+    edge = coords.attrs.get("patch_size_level0")
+    return Grid(coords_N2, int(edge) if edge is not None else infer_stride(coords_N2), is_level0=True)
 
 
-def slide_id(path: Path, file: h5py.File) -> str:
+def slide_id(path: Path, file: h5py.File, stated: Mapping[str, Any]) -> str:
     """Return the slide's name: stated in the file, else the file's; for `<slide>/features.h5` the folder's."""
-    for attributes in (file.attrs, file["coords"].attrs):
-        for key in ("slide_id", "name"):
-            stated = _text(attributes, key)
-            if stated:
-                return stated
+    name = _name(stated) or _name(file["coords"].attrs)
+    if name is not None:
+        return name
     return path.parent.name if path.stem == "features" else path.stem
 
 
@@ -113,6 +116,10 @@ def _from_micrometres(
     mpp = mpp_level0 if mpp_level0 is not None else size_um / size_px
     coords_N2 = np.rint(micrometres_N2.astype(np.float64) / mpp).astype(np.int64)
     return Grid(coords_N2, round(size_um / mpp), is_level0=mpp_level0 is not None)
+
+
+def _name(attributes: Mapping[str, Any]) -> str | None:
+    return _text(attributes, "slide_id") or _text(attributes, "name")
 
 
 def _text(attributes: Mapping[str, Any], key: str) -> str | None:

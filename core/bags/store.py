@@ -5,6 +5,7 @@ is int64, level-0 pixels of the patch's top-left corner, with TRIDENT's attribut
 Root attributes say how the file was made; `failed_coords` lists patches that could not be read from the slide.
 """
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 
 from fedpath.core.bags.bag import Bag
-from fedpath.core.bags.hdf5 import REMAKE, first_non_finite_row, opened, read_matrix
+from fedpath.core.bags.hdf5 import REMAKE, first_non_finite_row, opened, read_checked, read_matrix, read_rows
 from fedpath.core.bags.layouts import features_dataset, read_grid, slide_id
 from fedpath.core.errors import DataError
 from fedpath.core.files import replacing
@@ -106,36 +107,51 @@ def write_features(
             file.create_dataset("failed_coords", data=np.asarray(failed_F2, dtype=np.int64))
 
 
-def read_bag(path: Path, *, mpp_level0: float | None = None) -> Bag:
+def read_bag(
+    path: Path, *, mpp_level0: float | None = None, rows: Sequence[int] | NDArray[np.int64] | None = None
+) -> Bag:
     """Read a bag from our own, CLAM's, TRIDENT's or STAMP's feature file, recognised by content.
 
     Args:
         path: the file.
         mpp_level0: µm/px of the slide's level 0; only used for STAMP's files, whose coordinates are in micrometres.
+        rows: the patches wanted, by their place in the file; by default all. At least one.
 
     Raises:
         DataError: truncated, corrupt, non-finite or mismatched; names the file and the remedy.
     """
     with opened(path) as file:
-        _check_schema(path, file)
+        stated = file.attrs
+        _check_schema(path, stated)
         dataset = features_dataset(path, file)
         if dataset.dtype.kind != "f":
             raise DataError(f"{path}: '{dataset.name}' is {dataset.dtype}, not a float type", remedy=REMAKE)
-        features_ND = read_matrix(path, dataset, dataset.dtype.newbyteorder("="))
-        grid = read_grid(path, file, mpp_level0)
-        name = slide_id(path, file)
-    if len(grid.coords_N2) != len(features_ND):
-        raise DataError(f"{path}: {len(features_ND)} feature rows but {len(grid.coords_N2)} coordinates", remedy=REMAKE)
-    row = first_non_finite_row(features_ND)
+        if rows is None:
+            features_ND, row = read_checked(path, dataset)
+        else:
+            rows_R = np.asarray(rows, dtype=np.int64)
+            features_ND = read_rows(path, dataset, rows_R).astype(dataset.dtype.newbyteorder("="), copy=False)
+            row = first_non_finite_row(features_ND)
+        grid = read_grid(path, file, stated, mpp_level0)
+        name = slide_id(path, file, stated)
+        patches = len(dataset)
+    if len(grid.coords_N2) != patches:
+        raise DataError(f"{path}: {patches} feature rows but {len(grid.coords_N2)} coordinates", remedy=REMAKE)
+    coords_N2 = grid.coords_N2 if rows is None else grid.coords_N2[rows_R]
     if row is not None:
-        raise DataError(f"{path}: the features of patch {row} hold NaN or infinity", remedy=REMAKE)
+        raise DataError(f"{path}: the features of patch {_place(rows, row)} hold NaN or infinity", remedy=REMAKE)
     return Bag(
         slide_id=name,
         features_ND=torch.from_numpy(features_ND),
-        coords_N2=torch.from_numpy(grid.coords_N2),
+        coords_N2=torch.from_numpy(coords_N2),
         patch_size_level0=grid.patch_size_level0,
         coords_are_level0=grid.is_level0,
     )
+
+
+def _place(rows: Sequence[int] | NDArray[np.int64] | None, row: int) -> int:
+    """Return the place in the file of row ``row`` of what was read."""
+    return row if rows is None else int(rows[row])
 
 
 def is_own(path: Path) -> bool:
@@ -155,15 +171,16 @@ def read_meta(path: Path) -> FeatureMeta:
         DataError: truncated, or made by another tool.
     """
     with opened(path) as file:
-        if _SCHEMA_KEY not in file.attrs:
+        stated = file.attrs
+        if _SCHEMA_KEY not in stated:
             raise DataError(
                 f"{path}: does not say how it was made (not a fedpath feature file)",
                 remedy="encode the slide with 'fedpath slides encode'",
             )
-        _check_schema(path, file)
+        _check_schema(path, stated)
         values: dict[str, Any] = {}
         for field in fields(FeatureMeta):
-            value = file.attrs.get(field.name)
+            value = stated.get(field.name)
             # h5py returns numpy scalars; plain Python numbers travel into JSON.
             values[field.name] = value.item() if isinstance(value, np.generic) else value
     missing = [name for name in ("slide_id", "encoder", "encoder_sha256", "patch_size_level0") if values[name] is None]
@@ -184,9 +201,9 @@ def read_failed(path: Path) -> NDArray[np.int64]:
         return read_matrix(path, file["failed_coords"], np.dtype(np.int64))
 
 
-def _check_schema(path: Path, file: h5py.File) -> None:
+def _check_schema(path: Path, stated: Mapping[str, Any]) -> None:
     """Refuse files of a later fedpath instead of misreading them."""
-    version = int(file.attrs.get(_SCHEMA_KEY, SCHEMA_VERSION))
+    version = int(stated.get(_SCHEMA_KEY, SCHEMA_VERSION))
     if version > SCHEMA_VERSION:
         raise DataError(f"{path}: schema version {version} is newer than {SCHEMA_VERSION}", remedy="update fedpath")
 

@@ -128,6 +128,47 @@ def test_non_finite_features_are_named(tmp_path: Path, dtype: type, value: float
     assert len(read_bag(tmp_path / "a.h5")) == 40
 
 
+def test_a_value_that_is_no_number_is_found_in_whichever_block_it_lies(tmp_path: Path) -> None:
+    features, coords = some_features(n=3000, width=1024)  # 6 MB: three blocks
+    for row in (0, 1023, 1024, 2047, 2999):
+        broken = features.astype(np.float16)
+        broken[row:, 1023] = np.nan
+        with h5py.File(tmp_path / "a.h5", "w") as file:
+            file["features"], file["coords"] = broken, coords
+        with pytest.raises(DataError, match=rf"the features of patch {row} hold"):
+            read_bag(tmp_path / "a.h5")
+
+
+@pytest.mark.parametrize("stored", [np.float16, np.float32, ">f4"])
+@pytest.mark.parametrize("chunks", [None, (7, 24)])
+def test_some_rows_are_those_of_the_whole(tmp_path: Path, stored: type | str, chunks: tuple[int, int] | None) -> None:
+    features, coords = some_features()
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("features", data=features.astype(stored), chunks=chunks)
+        file["coords"] = coords
+    whole = read_bag(tmp_path / "a.h5")
+    rows = [31, 0, 39, 0, 8]
+    for wanted in (rows, np.array(rows)):
+        some = read_bag(tmp_path / "a.h5", rows=wanted)
+        assert some.features_ND.dtype == whole.features_ND.dtype
+        assert torch.equal(some.features_ND, whole.features_ND[rows])
+        assert torch.equal(some.coords_N2, whole.coords_N2[rows])
+        assert some.patch_size_level0 == whole.patch_size_level0
+
+
+def test_rows_that_are_not_there_and_bad_rows_are_named(tmp_path: Path) -> None:
+    features, coords = some_features()
+    features[7, 3] = np.nan
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["features"], file["coords"] = features, coords
+    for rows in ([3, 40], [-1, 3]):
+        with pytest.raises(DataError, match=r"a\.h5: '/features' has 40 rows, asked for are"):
+            read_bag(tmp_path / "a.h5", rows=rows)
+    with pytest.raises(DataError, match="the features of patch 7 hold NaN"):
+        read_bag(tmp_path / "a.h5", rows=[9, 7])
+    assert len(read_bag(tmp_path / "a.h5", rows=[9, 8])) == 2
+
+
 def test_mismatched_misshapen_and_foreign_files_are_named(tmp_path: Path) -> None:
     features, coords = some_features()
     cases = {
