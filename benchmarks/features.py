@@ -4,9 +4,8 @@ The same four slides (15,000 patches × 1024 each; --quick: 3,000) in the three 
 float32 in chunks of 32 rows, TRIDENT float32 in chunks of one row, each as these tools write it. A turn reads the four
 one after the other, as training does: together they exceed the processor's cache. The layouts are compared with one way
 of reading all three, that of the peers' users: h5py, the whole datasets, torch.from_numpy (`full_vs_…`). Beside it
-``read_bag``, which also checks every value for NaN and infinity and reads what the file says of itself (`read_bag_vs_…`).
-The subset is 512 random patches a slide by ``read_bag``; a peer is given the faster of two ways, HDF5's own selection of
-rows, or everything and then the rows. Files are in the page cache; all take turns; times are medians a slide, ratios
+``read_bag``, which also looks for NaN and infinity and reads what the file says of itself (`read_bag_vs_…`). The subset
+is 512 random patches a slide by ``read_bag``; a peer is given the faster of two ways, HDF5's own selection of rows, or everything and then the rows. Files are in the page cache; all take turns; times are medians a slide, ratios
 medians over the turns. CLAM's code has also been seen to write chunks of one row: such files read as TRIDENT's do.
 
 `python features.py [--quick] [--write]`
@@ -122,21 +121,23 @@ def _ratio(theirs: list[float], ours: list[float]) -> float:
 
 
 def _write_page(figures: dict[str, float], ratios: dict[str, float], patches: int) -> None:
+    bag = f"{patches:,} × {_WIDTH}; {machine()}"
     rows = [
-        [f"{patches:,} × {_WIDTH}; {machine()}", "file, MB", "all, ms", "× fedpath", "512 patches, ms", "× fedpath"]
+        [bag, "file, MB", "all, ms", "× fedpath", "512 patches, ms", "× fedpath"],
+        _row("fedpath", figures["fedpath_mb"], figures["full_fedpath_ms"], 1, figures["subset_fedpath_ms"], 1),
+        ["the same, by `read_bag`", "", f"{figures['read_bag_ms']:.1f}", "", "", ""],
     ]
-    rows.append(
-        ["fedpath", f"{figures['fedpath_mb']:.0f}", f"{figures['full_fedpath_ms']:.1f}", "1"]
-        + [f"{figures['subset_fedpath_ms']:.1f}", "1"]
-    )
-    rows.append(["the same, by `read_bag`", "", f"{figures['read_bag_ms']:.1f}", "", "", ""])
     for peer, name in (("clam", "CLAM"), ("trident", "TRIDENT")):
         subset = min(figures[f"subset_{peer}_selected_ms"], figures[f"subset_{peer}_from_all_ms"])
+        full = figures[f"full_{peer}_ms"]
         rows.append(
-            [name, f"{figures[f'{peer}_mb']:.0f}", f"{figures[f'full_{peer}_ms']:.1f}"]
-            + [f"{ratios[f'full_vs_{peer}']:.1f}", f"{subset:.1f}", f"{ratios[f'subset_vs_{peer}']:.1f}"]
+            _row(name, figures[f"{peer}_mb"], full, ratios[f"full_vs_{peer}"], subset, ratios[f"subset_vs_{peer}"])
         )
     write_block(_PAGE, "features", rows)
+
+
+def _row(name: str, size: float, full: float, full_ratio: float, subset: float, subset_ratio: float) -> list[str]:
+    return [name, f"{size:.0f}", f"{full:.1f}", f"{full_ratio:.2g}", f"{subset:.1f}", f"{subset_ratio:.2g}"]
 
 
 if __name__ == "__main__":
