@@ -97,7 +97,7 @@ def read_checked(path: Path, dataset: h5py.Dataset) -> tuple[NDArray[Any], int |
         file.seek(offset)
         for first in range(0, len(matrix_ND), rows):
             block_RD = matrix_ND[first : first + rows]
-            if file.readinto(memoryview(block_RD).cast("B")) != block_RD.nbytes:
+            if file.readinto(block_RD.data.cast("B")) != block_RD.nbytes:
                 raise OSError("truncated file")
             if bad is None and (row := first_non_finite_row(block_RD)) is not None:
                 bad = first + row
