@@ -6,8 +6,8 @@ one after the other, as training does: together they exceed the processor's cach
 of reading all three, that of the peers' users: h5py, the whole datasets, torch.from_numpy (`full_vs_…`). Beside it
 ``read_bag``, which also looks for NaN and infinity and reads what the file says of itself (`read_bag_vs_…`). The subset
 is 512 random patches a slide by ``read_bag``; a peer is given the faster of two ways, HDF5's own selection of rows, or
-everything and then the rows. Files are in the page cache; all take turns; times are medians a slide, ratios medians over
-the turns. CLAM's code has also been seen to write chunks of one row: such files read as TRIDENT's do.
+everything and then the rows. Files are in the page cache; all take turns; times are medians a slide, ratios medians
+over the turns. CLAM's code has also been seen to write chunks of one row: such files read as TRIDENT's do.
 
 `python features.py [--quick] [--write]`
 """
