@@ -153,7 +153,7 @@ def test_nothing_asks_for_a_gradient_until_told() -> None:
 
 def test_the_documentation_has_every_encoder() -> None:
     page = (Path(__file__).parents[3] / "docs" / "encoders.md").read_text()
-    table = page.partition("## Encoders\n")[2].partition("\n## ")[0]
+    table = page.partition("## The encoders there are\n")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| `([\w-]+)` \| (\d+) \| ([^|]+) \| ([^|]+) \|", table, flags=re.MULTILINE)
     assert [(name, int(width), patch, weights == "a file") for name, width, patch, weights in rows] == [
         (info.name, info.width, f"{info.patch_px} px" if info.patch_px else "any from 16 px", info.needs_weights)
