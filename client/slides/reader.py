@@ -4,25 +4,29 @@ A patch is asked for by its level-0 corner and its edge in output pixels at a ta
 level at or finer than the target and brought to size by the area mean, so that its physical size never depends on the
 scanner's magnification.
 
-Label and macro images, and header fields beyond the resolution, are never read: they can carry names.
+Native tiles are read where that is possible and gives OpenSlide's pixels, OpenSlide itself everywhere else.
 """
 
 import hashlib
 import math
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 import numpy as np
-import openslide
 from numpy.typing import NDArray
-from openslide.lowlevel import OpenSlideError, OpenSlideUnsupportedFormatError
 
+from fedpath.client.slides import native, openslide_file
+from fedpath.client.slides.native import BrokenTileError, MissingTileError, NativeTiles
+from fedpath.client.slides.openslide_file import OpenSlideFile, UnreadableError
 from fedpath.client.slides.resample import area_mean
+from fedpath.client.slides.trust import trusted_tiles
 from fedpath.core.errors import DataError
 
+__all__ = ["SUFFIXES", "Level", "Slide", "UnreadableError", "slide_sha256"]
+
 SUFFIXES = frozenset({".bif", ".mrxs", ".ndpi", ".scn", ".svs", ".svslide", ".tif", ".tiff", ".vms", ".vmu", ".dcm"})
-READER = f"openslide {openslide.__library_version__}"
 
 PLAUSIBLE_MPP = (0.05, 20.0)
 """µm/px outside are placeholders: 72 dpi, the default of many programs, would be 353 µm/px."""
@@ -32,23 +36,34 @@ UPSAMPLE = 1.1
 """A slide up to 10 % coarser than the target is resampled all the same (0.5024 or 0.52 for "20x"); beyond, refused."""
 
 
-class UnreadableError(Exception):
-    """One region of a slide could not be decoded; the slide itself goes on."""
+@dataclass(frozen=True, slots=True)
+class Level:
+    """A level of the pyramid."""
+
+    width: int
+    height: int
+    downsample: float
+    """Level-0 pixels a pixel."""
+    mpp: float
+    """µm/px."""
 
 
 class Slide:
-    """An open slide.
+    """An open slide. It may be read by several threads at once.
 
     Attributes:
         path: the file.
         slide_id: its name without the suffix.
         mpp: µm/px of level 0.
         width, height: of level 0, in pixels.
-        background: RGB the slide states for what was not scanned, white by default.
+        levels: of the pyramid, the largest first.
+        vendor: OpenSlide's name of the format.
+        native: the native tiles in words, for example "JPEG tiles of 240×240 px"; empty where OpenSlide reads.
+        why_openslide: why it does; empty where native tiles are read.
     """
 
     def __init__(self, path: Path, *, slide_mpp: float | None = None) -> None:
-        """Open ``path``.
+        """Open ``path``, and see how it is best read.
 
         Args:
             path: the slide.
@@ -59,22 +74,34 @@ class Slide:
         """
         self.path = path
         self.slide_id = path.stem
-        self._handle = _open(path)
+        self._openslide = OpenSlideFile(path)
         try:
-            self.mpp = _resolution(path, self._handle, slide_mpp)
+            self.mpp = _resolution(path, self._openslide.stated_mpp, slide_mpp)
         except DataError:
-            self._handle.close()
+            self._openslide.close()
             raise
-        self.width, self.height = self._handle.dimensions
-        self._downsamples = tuple(float(d) for d in self._handle.level_downsamples)
-        stated = self._handle.properties.get(openslide.PROPERTY_NAME_BACKGROUND_COLOR, "FFFFFF")
-        red, green, blue = bytes.fromhex(stated)
-        self.background = (red, green, blue)
+        self.width, self.height = self._openslide.sizes[0]
+        self._downsamples = self._openslide.downsamples
+        self.levels = tuple(
+            Level(width, height, downsample, self.mpp * downsample)
+            for (width, height), downsample in zip(self._openslide.sizes, self._downsamples, strict=True)
+        )
+        self.vendor = self._openslide.vendor
+        found = trusted_tiles(self._openslide)
+        self._tiles: NativeTiles | None = None if isinstance(found, str) else found
+        self.why_openslide = found if isinstance(found, str) else ""
+        self.native = "" if isinstance(found, str) else found.in_words
+
+    @property
+    def background(self) -> tuple[int, int, int]:
+        """RGB the slide states for what was not scanned, white by default."""
+        return self._openslide.background
 
     @property
     def reader(self) -> str:
         """What reads the pixels and what stands for unscanned area, for the feature file."""
-        return f"{READER}, background #{bytes(self.background).hex()}"
+        by = f"{native.READER}, as {openslide_file.READER}" if self._tiles is not None else openslide_file.READER
+        return f"{by}, background #{bytes(self.background).hex()}"
 
     def __enter__(self) -> Self:
         return self
@@ -83,8 +110,10 @@ class Slide:
         self.close()
 
     def close(self) -> None:
-        """Close the file."""
-        self._handle.close()
+        """Close the file and let decoded tiles go; no thread may be reading."""
+        self._openslide.close()
+        if self._tiles is not None:
+            self._tiles.close()
 
     def level_for(self, mpp: float) -> int:
         """Return the coarsest level at or finer than ``mpp`` µm/px.
@@ -121,54 +150,56 @@ class Slide:
             size × size × 3, RGB.
 
         Raises:
-            UnreadableError: the region cannot be decoded. The slide has been reopened and can be read elsewhere.
-            DataError: the slide is coarser than ``mpp``, or cannot be reopened.
+            UnreadableError: the region cannot be decoded. The slide can be read elsewhere.
+            DataError: the slide is coarser than ``mpp``, or cannot be opened again after an error.
         """
         level = self.level_for(mpp)
+        if self._tiles is not None:
+            try:
+                return self._read_native(self._tiles, level, x, y, mpp, size)
+            # A missing tile means what the format says, which OpenSlide knows; a broken one it may yet decode.
+            except (MissingTileError, BrokenTileError):
+                pass
         downsample = self._downsamples[level]
-        # The window in the level's pixels, and the whole pixels that cover it.
-        left, top, span = x / downsample, y / downsample, size * mpp / self.mpp / downsample
-        first_x, first_y = math.floor(left), math.floor(top)
-        covered = math.ceil(left + span) - first_x, math.ceil(top + span) - first_y
+        window = _Window.of(x, y, downsample, size * mpp / self.mpp)
         # OpenSlide takes level-0 coordinates; where the downsample is not whole, what it starts at is within a pixel.
-        origin = round(first_x * downsample), round(first_y * downsample)
-        region_HWC = self._region(origin, level, covered)
-        left, top = max(0.0, left - origin[0] / downsample), max(0.0, top - origin[1] / downsample)
-        return area_mean(region_HWC, top, left, span, size)
+        origin = round(window.x * downsample), round(window.y * downsample)
+        region_HWC = self._openslide.region(origin, level, (window.width, window.height))
+        left, top = max(0.0, window.left - origin[0] / downsample), max(0.0, window.top - origin[1] / downsample)
+        return area_mean(region_HWC, top, left, window.span, size)
 
-    def _region(self, origin: tuple[int, int], level: int, size: tuple[int, int]) -> NDArray[np.uint8]:
-        """Read RGB (H×W×3) of ``size`` (width, height) level pixels; beyond the slide there is background."""
-        downsample, limits = self._downsamples[level], self._handle.level_dimensions[level]
-        # OpenSlide would fill what lies beyond with transparency, at the price of real pixels.
-        inside = [
-            max(1, min(length, limit - round(start / downsample)))
-            for length, limit, start in zip(size, limits, origin, strict=True)
-        ]
-        try:
-            rgba_HW4 = np.asarray(self._handle.read_region(origin, level, (inside[0], inside[1])))
-        except OpenSlideError as error:
-            # One bad tile leaves the handle in error for good: lose the tile, not the slide.
-            self._handle.close()
-            self._handle = _open(self.path)
-            raise UnreadableError(str(error)) from error
-        rgb_HW3 = _over(rgba_HW4, self.background)
-        if (inside[0], inside[1]) == size:
-            return rgb_HW3
-        canvas_HW3 = np.full((size[1], size[0], 3), self.background, np.uint8)
-        canvas_HW3[: inside[1], : inside[0]] = rgb_HW3
-        return canvas_HW3
+    def _read_native(self, tiles: NativeTiles, level: int, x: int, y: int, mpp: float, size: int) -> NDArray[np.uint8]:
+        # Tiles are shrunk while they are decoded as far as the target allows, then brought to its size.
+        scale = tiles.scale_for(level, mpp * FINER / self.levels[level].mpp)
+        downsample, edge = self._downsamples[level], size * mpp / self.mpp
+        window = _Window.of(x, y, downsample * scale, edge)
+        if scale > 1 and not tiles.holds(level, window.x + window.width, window.y + window.height, scale):
+            # The slide ends within a shrunk pixel: what part of it is background only whole pixels tell.
+            scale, window = 1, _Window.of(x, y, downsample, edge)
+        region_HWC = tiles.region(
+            level, window.x, window.y, window.width, window.height, scale=scale, background=self.background
+        )
+        return area_mean(region_HWC, window.top - window.y, window.left - window.x, window.span, size)
 
 
-def _over(rgba_HW4: NDArray[np.uint8], background: tuple[int, int, int]) -> NDArray[np.uint8]:
-    """Lay what is transparent (never scanned) over the background."""
-    alpha_HW1 = rgba_HW4[..., 3:]
-    if alpha_HW1.min() == 255:
-        return np.ascontiguousarray(rgba_HW4[..., :3])
-    share_HW1 = alpha_HW1.astype(np.float32) / 255
-    under_3 = np.array(background, np.float32)
-    laid_HW3 = rgba_HW4[..., :3].astype(np.float32) * share_HW1 + under_3 * (1 - share_HW1)
-    rounded_HW3: NDArray[np.uint8] = np.rint(laid_HW3).astype(np.uint8)
-    return rounded_HW3
+@dataclass(frozen=True, slots=True)
+class _Window:
+    """A square in a level's pixels, and the whole pixels that cover it."""
+
+    left: float
+    top: float
+    span: float
+    x: int
+    y: int
+    width: int
+    height: int
+
+    @classmethod
+    def of(cls, x: int, y: int, downsample: float, edge: float) -> "_Window":
+        """Return the window with corner (x, y) and edge ``edge``, all in level-0 pixels."""
+        left, top, span = x / downsample, y / downsample, edge / downsample
+        first_x, first_y = math.floor(left), math.floor(top)
+        return cls(left, top, span, first_x, first_y, math.ceil(left + span) - first_x, math.ceil(top + span) - first_y)
 
 
 def slide_sha256(path: Path) -> str:
@@ -192,26 +223,9 @@ def slide_sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _open(path: Path) -> openslide.OpenSlide:
-    """Open with OpenSlide, which knows formats by content."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such slide", remedy="check the path")
-    try:
-        return openslide.OpenSlide(path)
-    except OpenSlideUnsupportedFormatError:
-        raise DataError(
-            f"{path}: not a slide OpenSlide can read",
-            remedy="copy it again if it should be one; convert plain images to a pyramidal tiled TIFF",
-        ) from None
-    except OpenSlideError as error:
-        raise DataError(f"{path}: damaged slide: {error}", remedy="copy it again from the scanner") from None
-
-
-def _resolution(path: Path, handle: openslide.OpenSlide, slide_mpp: float | None) -> float:
+def _resolution(path: Path, stated: list[float], slide_mpp: float | None) -> float:
     """Return µm/px of level 0: the slide's own, else ``slide_mpp``."""
     remedy = "state its µm/px with --slide-mpp (for example 0.25 for a 40x scan)"
-    texts = [handle.properties.get(key) for key in (openslide.PROPERTY_NAME_MPP_X, openslide.PROPERTY_NAME_MPP_Y)]
-    stated = [value for text in texts if text is not None and (value := _number(text)) is not None]
     low, high = PLAUSIBLE_MPP
     if len(stated) < 2 or not all(low <= value <= high for value in stated):
         if slide_mpp is not None:
@@ -223,12 +237,3 @@ def _resolution(path: Path, handle: openslide.OpenSlide, slide_mpp: float | None
             f"{path}: pixels are not square ({stated[0]:g} × {stated[1]:g} µm)", remedy="convert it to square pixels"
         )
     return sum(stated) / 2
-
-
-def _number(text: str) -> float | None:
-    """Return a finite number, or None if a header holds something else."""
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None

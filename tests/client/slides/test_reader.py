@@ -115,7 +115,7 @@ def test_transparency_is_laid_over_the_slides_own_background(tmp_path: Path) -> 
     with Slide(path) as slide:
         assert (slide.read(300, 20, mpp=0.5, size=64) == 255).all()
         assert abs(int(slide.read(20, 20, mpp=0.5, size=64)[..., 0].mean()) - 200) <= 3
-        slide.background = (10, 20, 30)
+        slide._openslide.background = (10, 20, 30)
         assert (slide.read(300, 20, mpp=0.5, size=64) == (10, 20, 30)).all()
 
 
