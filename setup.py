@@ -13,5 +13,8 @@ setup(
     + [f"fedpath.{room}.{package}" for room in ROOMS for package in find_packages(room)],
     package_dir={f"fedpath.{room}": room for room in ROOMS},
     package_data={f"fedpath.{room}": ["py.typed"] for room in ROOMS}
-    | {"fedpath.core.report": ["report.html.j2", "report.css"]},
+    | {
+        "fedpath.core.report": ["report.html.j2", "report.css"],
+        "fedpath.client.slides": ["encode_report.html.j2", "encode_report.css"],
+    },
 )

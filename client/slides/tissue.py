@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from fedpath.client.slides.reader import Slide, UnreadableError
 
 OVERVIEW_MPP = 8.0
-_BLOCK = 128
-"""Edge of the blocks an overview is read in: 16 MB of a slide without pyramid at 0.5 µm/px."""
+_BLOCK, _AT_ONCE = 128, 4096
+"""Edge of the blocks an overview is read in, in its own pixels and at most in the slide's: 50 MB without a pyramid."""
 _LOWEST, _HIGHEST = 7, 12
 """Bounds of the saturation threshold, of 255: JPEG noise of clean glass stays below 5, thin eosin is above 12."""
 _ENOUGH = 24
@@ -34,6 +34,8 @@ class Tissue:
     mask_HW: NDArray[np.bool_]
     mpp: float
     """µm/px of the mask."""
+    overview_HW3: NDArray[np.uint8] | None = None
+    """The slide in RGB that tissue was looked for on, where it was."""
 
     @property
     def area_mm2(self) -> float:
@@ -64,7 +66,7 @@ def find_tissue(slide: Slide) -> Tissue:
     """
     mpp = slide.whole_mpp(OVERVIEW_MPP)
     overview_HW3, unreadable_HW = read_overview(slide, mpp)
-    return Tissue(segment(overview_HW3) | unreadable_HW, mpp)
+    return Tissue(segment(overview_HW3) | unreadable_HW, mpp, overview_HW3)
 
 
 def read_overview(slide: Slide, mpp: float) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -77,12 +79,13 @@ def read_overview(slide: Slide, mpp: float) -> tuple[NDArray[np.uint8], NDArray[
     height, width = max(1, round(slide.height / scale)), max(1, round(slide.width / scale))
     overview_HW3 = np.full((height, width, 3), 255, np.uint8)
     unreadable_HW = np.zeros((height, width), np.bool_)
-    for top in range(0, height, _BLOCK):
-        for left in range(0, width, _BLOCK):
-            place = np.s_[top : top + _BLOCK, left : left + _BLOCK]
+    edge = int(np.clip(_AT_ONCE * slide.levels[slide.level_for(mpp)].mpp / mpp, 1, _BLOCK))
+    for top in range(0, height, edge):
+        for left in range(0, width, edge):
+            place = np.s_[top : top + edge, left : left + edge]
             shape = unreadable_HW[place].shape
             try:
-                block = slide.read(round(left * scale), round(top * scale), mpp=mpp, size=_BLOCK)
+                block = slide.read(round(left * scale), round(top * scale), mpp=mpp, size=edge)
             except UnreadableError:
                 unreadable_HW[place] = True
             else:
