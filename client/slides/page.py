@@ -31,7 +31,10 @@ FEW = 0.2
 
 @dataclass(frozen=True, slots=True)
 class _Picture:
-    result: SlideResult
+    slide_id: str
+    words: str
+    wrong: str
+    """What is wrong with the slide, if anything."""
     data_url: str
     link: str
 
@@ -72,7 +75,7 @@ def write_page(out: Path, report: EncodeReport, settings: Mapping[str, Any]) -> 
         partly=[result for result in there if result.failed],
         patches=sum(result.patches for result in there),
         figures=[(title, Markup(svg), caption) for title, svg, caption in _figures(there)],
-        pictures=list(_pictures(out, there)),
+        pictures=list(_pictures(out, report, there)),
         settings=list(_flat(settings)),
         style=Markup(style),
         median=median,
@@ -96,14 +99,18 @@ def _patches_in_words(values: list[float]) -> str:
     return f"Fewest {low}, median {middle}, most {high}."
 
 
-def _pictures(out: Path, results: list[SlideResult]) -> Iterator[_Picture]:
-    """Yield the thumbnails, smaller where there are many."""
-    found = [(result, path) for result in results if (path := out / THUMBNAILS / f"{result.slide_id}.jpg").is_file()]
+def _pictures(out: Path, report: EncodeReport, there: list[SlideResult]) -> Iterator[_Picture]:
+    """Yield the thumbnails, those of failed slides first, smaller where there are many."""
+    captions = [(bad.slide_id, "no feature file", bad.reason) for bad in report.quarantined]
+    for result in there:
+        wrong = f"{result.failed:,} unreadable" if result.failed else ""
+        captions.append((result.slide_id, f"{result.patches:,} patches, {result.mpp_level0:.4g} µm/px", wrong))
+    found = [(caption, path) for caption in captions if (path := out / THUMBNAILS / f"{caption[0]}.jpg").is_file()]
     edge = next((edge for most, edge in _EDGES if len(found) <= most), 0)
-    for result, path in found:
+    for caption, path in found:
         stream = _shrunk(path.read_bytes(), edge) if edge else b""
         url = "data:image/jpeg;base64," + base64.b64encode(stream).decode("ascii") if stream else ""
-        yield _Picture(result, url, f"{THUMBNAILS}/{quote(path.name)}")
+        yield _Picture(*caption, url, f"{THUMBNAILS}/{quote(path.name)}")
 
 
 def _shrunk(stream: bytes, edge: int) -> bytes:

@@ -125,6 +125,17 @@ def test_slides_with_few_patches_come_first_and_are_named(tmp_path: Path) -> Non
     assert names == ["y", "y", "x", "z"]
 
 
+def test_a_failed_slide_is_shown_first_if_it_was_drawn(tmp_path: Path) -> None:
+    (tmp_path / "thumbnails").mkdir()
+    for name in ("good", "blank"):
+        (tmp_path / "thumbnails" / f"{name}.jpg").write_bytes(jpeg(np.full((9, 9, 3), 200, np.uint8), 80))
+    bad = Quarantined("blank", "blank.svs", "no patch with tissue found", "outline it")
+    report = EncodeReport((SlideResult("good", 5, 0, 0.5),), (), (bad,), ())
+    page = Page(write_page(tmp_path, report, {}).read_text())
+    assert [(image["alt"] or "").partition(":")[0] for image in page.images] == ["blank", "good"]
+    assert page.words.count("no patch with tissue found") == 2
+
+
 def test_many_slides_stay_bearable(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(150, 255, (75, 100, 3)).astype(np.uint8).repeat(4, 0).repeat(4, 1)
     page, size = page_of(tmp_path, 400, picture=noise)
