@@ -1,6 +1,6 @@
 """What a training step of the encoder costs: gradients through all patches of a slide, or through the selected ones.
 
-`resnet50` at 224 px with CLAM on top, by the tuner's own code. Three ways of a step:
+`resnet50-layer4` at 224 px with CLAM on top, by the tuner's own code. Three ways of a step:
 
     full      all N patches, every stage trained, everything kept: end-to-end training as it would be written down
     frozen    all N patches, the lower stages frozen as in sparse training: what freezing alone saves
@@ -37,7 +37,7 @@ from fedpath.core.tuning.model import SparseTuner
 from fedpath.core.tuning.plan import GB, plan_memory
 from fedpath.core.tuning.predict import Predictor
 
-ENCODER, PATCH_PX, HEAD = "resnet50", 224, ModelSection(name="clam-sb")
+ENCODER, PATCH_PX, HEAD = "resnet50-layer4", 224, ModelSection(name="clam-sb")
 N, K = 10_000, 512
 """Patches of a Camelyon16 slide at 20x, as VIB's authors count them, and their largest selection but one."""
 BUDGET_GB = 8

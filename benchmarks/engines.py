@@ -76,13 +76,13 @@ def _bags() -> list[Example]:
 
 def _encoder() -> BagModel:
     """An untrained ResNet-50, all of whose stages are trained: what it has learned does not change what it costs."""
-    encoder = blank_encoder("resnet50").to_empty(device="cpu")
+    encoder = blank_encoder("resnet50-layer4").to_empty(device="cpu")
     for value in encoder.state_dict().values():
         if value.is_floating_point():
             nn.init.normal_(value, std=0.02) if value.dim() > 1 else nn.init.ones_(value)
     return build_tuner(
         encoder=encoder,
-        encoder_name="resnet50",
+        encoder_name="resnet50-layer4",
         head=ModelSection(name="abmil"),
         tuning=TuningSection(trainable_stages=len(encoder.stage_names), augment=False),
         n_classes=2,

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 # As [[stage]] of federation.toml has them.
 _DEFAULTS: dict[str, str | int] = {
-    "encoder": "resnet50",
+    "encoder": "resnet50-layer4",
     "patches": 512,
     "least": 64,
     "patch": 224,
@@ -32,7 +32,7 @@ def plan(
     federation: Annotated[
         Path | None, typer.Option(help="federation.toml with a stage of kind fine-tune; or say what is trained below.")
     ] = None,
-    encoder: Annotated[str | None, typer.Option(help="Encoder by name.", show_default="resnet50")] = None,
+    encoder: Annotated[str | None, typer.Option(help="Encoder by name.", show_default="resnet50-layer4")] = None,
     patches: Annotated[int | None, typer.Option(min=1, help="Most patches of a slide.", show_default="512")] = None,
     least: Annotated[int | None, typer.Option(min=1, help="Fewest patches of a slide.", show_default="64")] = None,
     patch: Annotated[int | None, typer.Option(min=1, help="Edge of a patch in pixels.", show_default="224")] = None,

@@ -1,7 +1,8 @@
 """`resnet50` in torch alone, with the names of torchvision's state dict, without its classifier.
 
 He et al., Deep residual learning, CVPR 2016, with the stride of a bottleneck in its 3×3 convolution, as torchvision has
-it. Its features are the mean over the patch of the last stage's channels.
+it. Features are the mean over the patch of the last stage's channels; a network may end with its third stage, as that of
+CLAM's 1024 features does.
 """
 
 from collections.abc import Sequence
@@ -65,31 +66,29 @@ class Bottleneck(nn.Module):
 
 
 class ResNet(PatchEncoder):
-    """A residual network of bottlenecks. Stages: stem, layer1 … layer4 (the last one with the mean over the patch)."""
-
-    stage_names = ("stem", "layer1", "layer2", "layer3", "layer4")
+    """A residual network of bottlenecks. Stages: stem, layer1, layer2 … (the last one with the mean over the patch)."""
 
     def __init__(self, blocks: Sequence[int], channels: int = 64) -> None:
         """Make the layers, their numbers to be loaded.
 
         Args:
-            blocks: bottlenecks of layer1 … layer4.
+            blocks: bottlenecks of layer1, layer2 …
             channels: inside a bottleneck of layer1; each layer doubles them.
         """
         super().__init__()
-        self.width = channels * 8 * EXPANSION
+        self.stage_names = ("stem", *(f"layer{index}" for index in range(1, len(blocks) + 1)))
+        self.width = int(channels * 2 ** (len(blocks) - 1) * EXPANSION)
         self.conv1 = _conv(3, channels, 7, 2)
         self.bn1 = StoredBatchNorm(channels)
         before = channels
-        layers = []
         for index, count in enumerate(blocks):
             inside = channels * 2**index
             strides = [1 if index == 0 else 2] + [1] * (count - 1)
             places = [before] + [inside * EXPANSION] * (count - 1)
             pairs = zip(places, strides, strict=True)
-            layers.append(nn.Sequential(*(Bottleneck(place, inside, stride) for place, stride in pairs)))
+            layer = nn.Sequential(*(Bottleneck(place, inside, stride) for place, stride in pairs))
+            self.add_module(f"layer{index + 1}", layer)
             before = inside * EXPANSION
-        self.layer1, self.layer2, self.layer3, self.layer4 = layers
 
     def prepare(self, rgb_BCHW: Tensor) -> Tensor:
         """Return colours by ImageNet's mean and spread."""
@@ -101,15 +100,13 @@ class ResNet(PatchEncoder):
         if index == 0:
             hidden_BCHW = functional.relu(self.bn1(self.conv1(hidden_BCHW)), inplace=True)
             return (functional.max_pool2d(hidden_BCHW, 3, stride=2, padding=1),)
-        hidden_BCHW = self._layers()[index - 1](hidden_BCHW)
-        return (hidden_BCHW.mean(dim=(2, 3)),) if index == 4 else (hidden_BCHW,)
+        hidden_BCHW = self.get_submodule(self.stage_names[index])(hidden_BCHW)
+        last = index + 1 == len(self.stage_names)
+        return (hidden_BCHW.mean(dim=(2, 3)),) if last else (hidden_BCHW,)
 
     def stage_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
         """Return the stem's two modules, or a layer."""
-        return [self.conv1, self.bn1] if index == 0 else [self._layers()[index - 1]]
-
-    def _layers(self) -> list[nn.Sequential]:
-        return [self.layer1, self.layer2, self.layer3, self.layer4]
+        return [self.conv1, self.bn1] if index == 0 else [self.get_submodule(self.stage_names[index])]
 
 
 def _conv(before: int, after: int, size: int, stride: int = 1) -> nn.Conv2d:

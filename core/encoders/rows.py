@@ -89,6 +89,23 @@ _ALL = (
     Row(
         EncoderInfo(
             name="resnet50",
+            width=1024,
+            patch_px=None,
+            transform=IMAGENET,
+            licence="that of the file (torchvision's: BSD-3-Clause, trained on ImageNet)",
+            source="torchvision's state dict of resnet50: https://download.pytorch.org/models/resnet50-0676ba61.pth",
+            summary="residual network of 50 layers, mean of its third stage, as in CLAM",
+            needs_weights=True,
+            transformer=False,
+            trainable_stages=2,
+        ),
+        partial(ResNet, (3, 4, 6)),
+        None,
+        (*_RESNET_UNUSED, "layer4."),
+    ),
+    Row(
+        EncoderInfo(
+            name="resnet50-layer4",
             width=2048,
             patch_px=None,
             transform=IMAGENET,

@@ -46,7 +46,7 @@ def test_says_the_choice_its_peak_by_part_and_what_each_means_saves(gpu: Path, c
     assert run.code == 0, run.err
     assert max(map(len, run.out.splitlines())) <= int(columns)
     text = " ".join(run.out.split())
-    assert "resnet50, head clam-sb, patches of 224 px" in text
+    assert "resnet50-layer4, head clam-sb, patches of 224 px" in text
     assert "patches of a slide 512 (of 64 to 512)" in text
     assert "computed twice the trained stages, 1.27 × the operations" in text
     (together,) = numbers_after(run.out, "together")

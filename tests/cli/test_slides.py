@@ -49,7 +49,7 @@ def test_an_encoder_that_does_not_exist_is_answered_with_those_that_do(tmp_path:
     result = CliRunner().invoke(app, ["encode", str(tmp_path), "--out", str(tmp_path / "out"), "--encoder", "nope"])
     assert isinstance(result.exception, ConfigError)
     assert "encoder 'nope' is unknown" in result.exception.message
-    assert "available: seeded-conv, resnet50, vit-small-16, vit-large-16" in result.exception.remedy
+    assert "available: seeded-conv, resnet50, resnet50-layer4, vit-small-16" in result.exception.remedy
 
 
 def test_an_encoder_without_weights_says_where_they_are_named(tmp_path: Path) -> None:

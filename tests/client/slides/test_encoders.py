@@ -129,4 +129,4 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     assert "did you mean 'seeded-conv'?" in caught.value.remedy
     with pytest.raises(ConfigError) as caught:
         Encoder("zzz")
-    assert "available: seeded-conv, resnet50, vit-small-16" in caught.value.remedy
+    assert "available: seeded-conv, resnet50, resnet50-layer4, vit-small-16" in caught.value.remedy

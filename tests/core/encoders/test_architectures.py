@@ -33,12 +33,13 @@ def colours(n: int, edge: int) -> Tensor:
     return torch.rand(n, 3, edge, edge, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
 
 
+@pytest.mark.parametrize("blocks", [(2, 1, 2, 1), (2, 1, 2)])
 @pytest.mark.parametrize("edge", [32, 45])
-def test_a_residual_network_is_what_the_paper_defines(edge: int) -> None:
-    encoder, patches = with_random_numbers(ResNet((2, 1, 2, 1), channels=2)), colours(2, edge)
-    expected = np.stack([literal.resnet(patch.numpy(), numbers(encoder), (2, 1, 2, 1)) for patch in patches])
+def test_a_residual_network_is_what_the_paper_defines(edge: int, blocks: tuple[int, ...]) -> None:
+    encoder, patches = with_random_numbers(ResNet(blocks, channels=2)), colours(2, edge)
+    expected = np.stack([literal.resnet(patch.numpy(), numbers(encoder), blocks) for patch in patches])
     found = encoder(patches).numpy()
-    assert found.shape == (2, 64)
+    assert found.shape == (2, 8 * 2 ** (len(blocks) - 1))
     assert np.abs(expected).max() > 0.1
     assert np.allclose(found, expected, rtol=1e-10, atol=1e-12)
 
@@ -111,11 +112,20 @@ def test_resnet50_has_torchvisions_names_and_shapes() -> None:
     published = torchvision_resnet50()
     assert len(published) == 320
     needed = {n: s for n, s in published.items() if not n.startswith("fc.") and not n.endswith("num_batches_tracked")}
-    encoder = blank_encoder("resnet50")
+    encoder = blank_encoder("resnet50-layer4")
     assert shapes(encoder) == needed
     assert len(list(encoder.parameters())) == 159
     assert sum(parameter.numel() for parameter in encoder.parameters()) == 23_508_032
     assert encoder(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 2048)
+
+
+def test_resnet50_ends_with_the_third_stage_as_clams_does() -> None:
+    encoder = blank_encoder("resnet50")
+    expected = {n: s for n, s in shapes(blank_encoder("resnet50-layer4")).items() if not n.startswith("layer4.")}
+    assert shapes(encoder) == expected
+    # As timm counts `resnet50.tv_in1k` with out_indices=(3,).
+    assert sum(parameter.numel() for parameter in encoder.parameters()) == 8_543_296
+    assert encoder(torch.empty(2, 3, 224, 224, device="meta")).shape == (2, 1024)
 
 
 @pytest.mark.parametrize(

@@ -140,9 +140,12 @@ def test_what_is_trained_are_parameters_of_the_last_stages(name: str) -> None:
         trainable_names(encoder, name, TuningSection(trainable_stages=stages + 1))
 
 
-def test_resnet50_trains_layer3_and_layer4() -> None:
-    names = trainable_names(blank_encoder("resnet50"), "resnet50", TuningSection())
-    assert {name.partition(".")[0] for name in names} == {"layer3", "layer4"}
+@pytest.mark.parametrize(
+    ("name", "last"), [("resnet50", {"layer2", "layer3"}), ("resnet50-layer4", {"layer3", "layer4"})]
+)
+def test_a_residual_network_trains_its_last_two_layers(name: str, last: set[str]) -> None:
+    names = trainable_names(blank_encoder(name), name, TuningSection())
+    assert {name.partition(".")[0] for name in names} == last
     assert not any("running" in name for name in names)
 
 

@@ -76,7 +76,7 @@ def test_alpha_is_part_of_the_identity() -> None:
     assert encoder_sha256(one) != encoder_sha256(other)
 
 
-@pytest.mark.parametrize("name", ["tiny-resnet", "seeded-conv", "resnet50"])
+@pytest.mark.parametrize("name", ["tiny-resnet", "seeded-conv", "resnet50", "resnet50-layer4"])
 def test_an_encoder_without_attention_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="adapter 'lora' is for the attention layers of transformers"):
         blank_encoder(name, TUNING)

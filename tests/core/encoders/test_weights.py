@@ -9,7 +9,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from fedpath.core.encoders import build_encoder, encoder_sha256, load_encoder, save_encoder
+from fedpath.core.encoders import blank_encoder, build_encoder, encoder_sha256, load_encoder, save_encoder
 from fedpath.core.errors import ConfigError, DataError
 from fedpath.core.tensor_files import save_tensors
 
@@ -82,16 +82,15 @@ def test_a_transformers_classifier_is_left_out_and_its_layer_scale_kept(tmp_path
     assert encoder_sha256(load_encoder(tmp_path / "own.safetensors")[0]) == encoder_sha256(scaled)
 
 
-def test_resnet50_loads_a_file_of_torchvisions_names(tmp_path: Path) -> None:
-    from fedpath.core.encoders import blank_encoder
-
-    blank = blank_encoder("resnet50").state_dict()
+def test_both_resnet50_load_a_file_of_torchvisions_names(tmp_path: Path) -> None:
+    blank = blank_encoder("resnet50-layer4").state_dict()
     generator = torch.Generator().manual_seed(0)
     weights = {key: torch.rand(like.shape, generator=generator) * 0.02 + 0.01 for key, like in blank.items()}
     save_file(weights | {"fc.weight": torch.ones(1000, 2048)}, tmp_path / "resnet50.safetensors")
-    found = build_encoder("resnet50", tmp_path / "resnet50.safetensors")
-    assert all(torch.equal(tensor, weights[key]) for key, tensor in found.state_dict().items())
-    assert found(torch.rand(1, 3, 64, 64)).shape == (1, 2048)
+    for name, width in (("resnet50", 1024), ("resnet50-layer4", 2048)):
+        found = build_encoder(name, tmp_path / "resnet50.safetensors")
+        assert all(torch.equal(tensor, weights[key]) for key, tensor in found.state_dict().items())
+        assert found(torch.rand(1, 3, 64, 64)).shape == (1, width)
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------
@@ -187,7 +186,7 @@ def test_one_name_twice(tmp_path: Path) -> None:
     assert "holds 'conv1.weight' more than once (module.conv1.weight)" in refused(tmp_path / "double.pt")
 
 
-@pytest.mark.parametrize("name", ["resnet50", "vit-small-16", "vit-large-16"])
+@pytest.mark.parametrize("name", ["resnet50", "resnet50-layer4", "vit-small-16", "vit-large-16"])
 def test_an_encoder_without_weights_says_where_to_get_them(name: str) -> None:
     with pytest.raises(ConfigError, match=f"encoder '{name}' comes without weights") as caught:
         build_encoder(name)

@@ -21,7 +21,7 @@ LORA = TuningSection(adapter="lora", rank=4)
 
 def make_plan(
     budget_gb: float,
-    encoder: str = "resnet50",
+    encoder: str = "resnet50-layer4",
     tuning: TuningSection | None = None,
     *,
     device: str = "cuda",
@@ -110,7 +110,7 @@ def test_resnet50_with_512_patches_of_224_px_fits_8_gb(precision: Literal["float
     assert plan.peak_bytes <= 8 * GB * (1 - SPARE)
     assert plan.allocated_bytes == plan.peak_bytes - CONTEXT
     # As measured elsewhere: 25 to 27 MB a patch in float32 with two of four layers frozen, all kept.
-    kept = measure_pass("resnet50", TuningSection(), 224, "none", "float32").kept
+    kept = measure_pass("resnet50-layer4", TuningSection(), 224, "none", "float32").kept
     assert 20e6 < kept.b_T.item() < 27e6
 
 
@@ -163,7 +163,7 @@ def test_offload_is_taken_only_with_deepspeed_and_only_when_nothing_else_does() 
 
 @pytest.mark.parametrize(
     ("encoder", "tuning", "px", "device", "budget"),
-    [("resnet50", None, 224, "cuda", 0.5), ("tiny-vit", LORA, 128, "cpu", 0.0005)],
+    [("resnet50-layer4", None, 224, "cuda", 0.5), ("tiny-vit", LORA, 128, "cpu", 0.0005)],
 )
 def test_an_impossible_budget_says_the_smallest_that_would_do(
     encoder: str, tuning: TuningSection | None, px: int, device: str, budget: float
