@@ -24,7 +24,12 @@ _ENOUGH = 24
 _DARKER = 10
 """Fallback: tissue is at least this much darker than glass, of 255."""
 _LEAST_SHARE = 0.001
-METHOD = f"saturation (to {_ENOUGH}) otsu {_LOWEST}-{_HIGHEST} at {OVERVIEW_MPP:g} um/px, else darker by {_DARKER}"
+_BLACK = 40
+"""No stain leaves less light in every colour: scanners paint borders black, and noise there is saturated."""
+METHOD = (
+    f"saturation (to {_ENOUGH}) otsu {_LOWEST}-{_HIGHEST} at {OVERVIEW_MPP:g} um/px, else darker by {_DARKER}; "
+    f"not black (to {_BLACK})"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +103,14 @@ def segment(overview_HW3: NDArray[np.uint8]) -> NDArray[np.bool_]:
     glass = _glass(overview_HW3)
     # Scanners see glass slightly tinted; relative to it, clean glass has no saturation.
     levelled_HW3 = np.rint(np.minimum(overview_HW3 * (255 / glass), 255)).astype(np.uint8)
+    # A pixel wider than what is black: its rim is blurred into glass.
+    black_HW = cv2.dilate((overview_HW3.max(axis=2) < _BLACK).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
     saturation_HW = cv2.medianBlur(cv2.cvtColor(levelled_HW3, cv2.COLOR_RGB2HSV)[..., 1], 5)
     otsu, _ = cv2.threshold(np.minimum(saturation_HW, _ENOUGH), 0, 255, cv2.THRESH_BINARY + cv2.THRESH_OTSU)
-    mask_HW = saturation_HW > np.clip(otsu, _LOWEST, _HIGHEST)
+    mask_HW = (saturation_HW > np.clip(otsu, _LOWEST, _HIGHEST)) & ~black_HW
     if mask_HW.mean() < _LEAST_SHARE:
         grey_HW = cv2.medianBlur(cv2.cvtColor(levelled_HW3, cv2.COLOR_RGB2GRAY), 5)
-        mask_HW = grey_HW < 255 - _DARKER
+        mask_HW = (grey_HW < 255 - _DARKER) & ~black_HW
     ellipse = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (3, 3))
     opened = cv2.morphologyEx(mask_HW.astype(np.uint8), cv2.MORPH_OPEN, ellipse)
     closed = cv2.morphologyEx(opened, cv2.MORPH_CLOSE, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (7, 7)))

@@ -9,8 +9,9 @@ from slide_files import blank, break_tile, drawn, small_slide
 
 from fedpath.client.slides.reader import Slide
 from fedpath.client.slides.synthetic.draw import SIZE
+from fedpath.client.slides.synthetic.hospital import write_slide
 from fedpath.client.slides.tiles import TileGrid
-from fedpath.client.slides.tissue import Tissue, find_tissue, segment
+from fedpath.client.slides.tissue import Tissue, find_tissue, read_overview, segment
 
 
 def overview_with(colour: tuple[int, int, int]) -> tuple[np.ndarray, np.ndarray]:
@@ -51,6 +52,31 @@ def test_pale_tissue_beside_a_pen_mark_is_found(colour: tuple[int, int, int]) ->
     assert agreement(segment(image), truth) > 0.95
 
 
+def scanned(image: np.ndarray) -> np.ndarray:
+    """As JPEG brings it."""
+    _, stream = cv2.imencode(".jpg", np.ascontiguousarray(image[..., ::-1]), [cv2.IMWRITE_JPEG_QUALITY, 85])
+    return np.ascontiguousarray(cv2.imdecode(stream, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+@pytest.mark.parametrize("colour", [(170, 90, 160), (228, 208, 222), (205, 204, 201), None])
+def test_black_borders_are_not_tissue_and_hide_none(colour: tuple[int, int, int] | None) -> None:
+    image, truth = overview_with(colour) if colour else (blank(), np.zeros((600, 600), np.bool_))
+    border = np.ones(truth.shape, np.bool_)
+    border[60:-60, 60:-60] = False
+    # Black with noise: of any saturation.
+    image[border] = np.random.default_rng(2).integers(0, 9, (int(border.sum()), 3))
+    found = segment(scanned(image))
+    assert not found[border].any()
+    assert not found.any() if colour is None else agreement(found, truth & ~border) > 0.95
+
+
+def test_a_black_pen_is_not_tissue_and_a_dark_fold_is() -> None:
+    image, truth = overview_with((170, 90, 160))
+    cv2.line(image, (50, 550), (550, 570), (25, 25, 28), 12)
+    cv2.circle(image, (300, 280), 40, (70, 30, 90), -1)
+    assert agreement(segment(scanned(image)), truth) > 0.95
+
+
 def test_clean_glass_is_not_tissue() -> None:
     assert segment(blank()).mean() == 0
 
@@ -68,6 +94,19 @@ def test_all_of_a_drawn_slide_is_found_however_pale(tmp_path: Path) -> None:
         small = cv2.resize(pale, (SIZE // 16, SIZE // 16), interpolation=cv2.INTER_AREA)
         truth = cv2.resize(image, (SIZE // 16, SIZE // 16), interpolation=cv2.INTER_AREA)[..., 1] < 225
         assert agreement(segment(small), truth) > 0.85, name
+
+
+def test_overviews_of_any_coarseness_are_the_slide(tmp_path: Path) -> None:
+    # Far coarser than the only level: blocks are then smaller, so that none takes the memory of the whole slide.
+    image = small_slide(tmp_path / "a.tif", 0.5)
+    write_slide(tmp_path / "flat.tif", image, 0.5, levels=1)
+    with Slide(tmp_path / "flat.tif") as slide:
+        fine_HW3, _ = read_overview(slide, 8.0)
+        coarse_HW3, unreadable_HW = read_overview(slide, 64.0)
+    assert coarse_HW3.shape[0] == round(slide.height * 0.5 / 64)
+    assert not unreadable_HW.any()
+    by_eight = cv2.resize(fine_HW3, coarse_HW3.shape[1::-1], interpolation=cv2.INTER_AREA)
+    assert np.abs(by_eight.astype(int) - coarse_HW3)[:-1, :-1].mean() < 4
 
 
 def test_shares_are_of_the_patch() -> None:
@@ -93,8 +132,6 @@ def test_the_grid_is_global_and_inside_the_slide() -> None:
 def test_unreadable_regions_are_kept_to_be_reported(tmp_path: Path) -> None:
     path = tmp_path / "a.tif"
     # Glass in the corner; there is one level, so the overview needs the broken tile.
-    from fedpath.client.slides.synthetic.hospital import write_slide
-
     write_slide(path, drawn(seed=3), 0.5, levels=1)
     with Slide(path) as slide:
         whole = find_tissue(slide)
