@@ -7,6 +7,7 @@ import numpy as np
 from slide_files import drawn
 
 from fedpath.client.slides.encode import encode_folder
+from fedpath.client.slides.settings import EncodeSettings
 from fedpath.client.slides.synthetic.hospital import write_slide
 
 MPP, PATCH_PX, EDGE_PX = 0.5, 64, 384
@@ -45,7 +46,7 @@ def write_slides(folder: Path, site: str, *, look: int = 0) -> None:
 def write_slide_hospital(folder: Path, site: str, *, look: int = 0, more: str = "") -> None:
     """Write all of it; ``more`` is added to site.toml."""
     write_slides(folder, site, look=look)
-    encode_folder(folder / "slides", folder / "features", encoder=ENCODER, mpp=MPP, patch_px=PATCH_PX)
+    encode_folder(folder / "slides", folder / "features", EncodeSettings(MPP, PATCH_PX), encoder=ENCODER)
     (folder / "site.toml").write_text(
         f'[site]\nname = "{site}"\n[data]\nmanifest = "manifest.csv"\nfeatures = "features"\n'
         f'[slides]\nfolder = "slides"\n{more}'

@@ -1,11 +1,13 @@
 """``fedpath slides encode``: from slides to features."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 if TYPE_CHECKING:
+    from fedpath.client.slides.crew import Crew
     from fedpath.client.slides.outcome import EncodeReport
 
 
@@ -23,51 +25,67 @@ def encode_command(
         ),
     ] = None,
     mpp: Annotated[float, typer.Option(help="Resolution of the patches, µm/px.")] = 0.5,
-    patch: Annotated[int, typer.Option(help="Edge of a patch in pixels at --mpp.")] = 128,
+    patch: Annotated[int, typer.Option(help="Edge of a patch in pixels at --mpp.")] = 256,
     slide_mpp: Annotated[
         float | None, typer.Option(help="µm/px of level 0, for slides that state none (0.25 for a 40x scan).")
     ] = None,
-    threads: Annotated[int, typer.Option(help="Threads of the encoder.")] = 1,
+    outlines: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Outlines of tissue by people, <slide_id>.geojson (QuPath) or an edited mask <slide_id>.png; slides "
+            "without are searched for tissue.",
+        ),
+    ] = None,
+    max_failed: Annotated[
+        float, typer.Option(help="Share of unreadable patches beyond which a slide is quarantined.")
+    ] = 0.5,
+    batch: Annotated[int, typer.Option(help="Patches that are encoded at a time.")] = 64,
+    readers: Annotated[int | None, typer.Option(help="Threads that read patches; by default up to 8.")] = None,
+    threads: Annotated[int, typer.Option(help="Threads of the encoder on a CPU.")] = 1,
     device: Annotated[
         Literal["auto", "cpu", "cuda"], typer.Option(help="Where the encoder runs; auto: on a GPU if there is one.")
     ] = "auto",
+    workers: Annotated[
+        int | None, typer.Option(help="Processes with a device each, by Ray; by default one for each GPU here.")
+    ] = None,
+    ray: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Ray cluster on which the workers run; 'local' starts one here."),
+    ] = None,
 ) -> None:
     """Find tissue, cut patches by exact µm/px, encode them; one feature file a slide.
 
     Interrupted or repeated, the run takes up where it was: a slide is skipped if its feature file is whole and was made
     from the same slide with the same settings. A slide that cannot be encoded is listed with its reason.
     """
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
+    from fedpath.cli.slides.progress import shown
     from fedpath.client.slides.encode import encode_folder
-    from fedpath.client.slides.outcome import EncodeProgress
+    from fedpath.client.slides.settings import EncodeSettings
     from fedpath.core.errors import DataError
 
+    settings = EncodeSettings(
+        mpp,
+        patch,
+        slide_mpp,
+        outlines,
+        max_failed=max_failed,
+        batch=batch,
+        readers=readers if readers is not None else min(8, os.cpu_count() or 1),
+        threads=threads,
+    )
     where = _device(device)
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns) as live:
-        slides_task = live.add_task("slides", total=None)
-        tiles_task = live.add_task("looking for slides", total=None)
-
-        def show(at: EncodeProgress) -> None:
-            live.update(slides_task, completed=at.index, total=at.total)
-            doing = f"  {at.slide_id}: " + ("patches" if at.tiles_total else "tissue")
-            live.update(tiles_task, description=doing, completed=at.tiles_done, total=at.tiles_total or None)
-
+    with shown() as show:
         report = encode_folder(
             slides,
             out,
+            settings,
             encoder=encoder,
-            mpp=mpp,
-            patch_px=patch,
             weights=weights,
-            slide_mpp=slide_mpp,
-            threads=threads,
             device=where,
+            crew=_crew(ray, workers, where),
             progress=show,
         )
-        live.update(slides_task, completed=len(report.done) + len(report.skipped) + len(report.quarantined))
-        live.remove_task(tiles_task)
     _show(report, out)
     if not report.done and not report.skipped:
         first = report.quarantined[0]
@@ -90,6 +108,31 @@ def _device(wanted: Literal["auto", "cpu", "cuda"]) -> str:
             f"--device {wanted}: torch finds no GPU",
             remedy="install a CUDA build of torch and the driver, or give --device cpu",
         ) from None
+
+
+def _crew(ray: str | None, workers: int | None, device: str) -> "Crew | None":
+    """Return who encodes, None for this process alone.
+
+    Raises:
+        ConfigError: no worker.
+    """
+    from fedpath.client.slides.crew import LOCAL, Crew
+    from fedpath.core.errors import ConfigError
+
+    if workers is not None and workers < 1:
+        raise ConfigError(f"--workers is {workers}", remedy="give at least 1")
+    if workers is None:
+        workers = _gpus() if device == "cuda" else 1
+    if ray is None and workers == 1:
+        return None
+    return Crew(ray or LOCAL, workers, device)
+
+
+def _gpus() -> int:
+    """Return how many GPUs torch finds here."""
+    import torch
+
+    return max(1, torch.cuda.device_count())
 
 
 def _show(report: "EncodeReport", out: Path) -> None:

@@ -9,6 +9,7 @@ from fedpath.client.agent.folders import FEATURES, StageFolders
 from fedpath.client.slides.encode import encode_folder
 from fedpath.client.slides.encoders import describe
 from fedpath.client.slides.outcome import EncodeProgress
+from fedpath.client.slides.settings import EncodeSettings
 from fedpath.client.tuning.originals import find_originals, origin_of_features, slides_of
 from fedpath.core.bags.store import FeatureMeta, read_meta
 from fedpath.core.cohort.manifest import SPLITS
@@ -38,12 +39,14 @@ def encode_again(facts: RunFacts, folders: StageFolders, data: SiteData, device:
     report = encode_folder(
         section.folder,
         target,
+        EncodeSettings(
+            _stated(facts.features.mpp, "mpp"),
+            int(_stated(facts.features.patch_px, "patch_px")),
+            threads=config.compute.threads,
+        ),
         encoder=facts.features.encoder,
         weights=weights,
         device=device,
-        mpp=_stated(facts.features.mpp, "mpp"),
-        patch_px=int(_stated(facts.features.patch_px, "patch_px")),
-        threads=config.compute.threads,
         progress=told,
         only={name: section.mpp if section.mpp is not None else before[name].mpp_level0 for name in ids},
     )

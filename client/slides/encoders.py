@@ -17,9 +17,6 @@ from fedpath.core.encoders import PatchEncoder, build_encoder, encoder_sha256, i
 from fedpath.core.errors import ConfigError, DataError
 from fedpath.core.training.device import deterministic
 
-BATCH = 64
-"""Patches that are encoded at a time."""
-
 
 @dataclass(frozen=True, slots=True)
 class EncoderFacts:
@@ -80,10 +77,7 @@ class Encoder:
         """
         for edge in patches_BHWC.shape[1:3]:
             self.check_patch(edge)
-        parts = [
-            self._encode(patches_BHWC[start : start + BATCH]).cpu() for start in range(0, len(patches_BHWC), BATCH)
-        ]
-        features_BD = parts[0] if len(parts) == 1 else torch.cat(parts)
+        features_BD = self._encode(patches_BHWC).cpu()
         halves_BD: NDArray[np.float16] = features_BD.half().numpy()
         if not np.isfinite(halves_BD).all():
             self._explain(features_BD)

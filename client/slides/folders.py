@@ -3,20 +3,34 @@
 import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
+from fedpath.client.slides.outcome import Quarantined
 from fedpath.client.slides.reader import SUFFIXES
 from fedpath.core.errors import ConfigError, DataError
 
 
-def find_slides(slides: Path) -> tuple[list[Path], list[str]]:
-    """Return the slides in order of name, and other files.
+@dataclass(frozen=True, slots=True)
+class FoundSlides:
+    """What is in a folder of slides."""
+
+    slides: list[Path]
+    """In order of name."""
+    doubled: list[Quarantined]
+    """Those that share a name: which of them the manifest means nobody can know."""
+    ignored: list[str]
+    """Other files."""
+
+
+def find_slides(slides: Path) -> FoundSlides:
+    """Return what is in a folder, or a single slide.
 
     Raises:
-        DataError: nothing there, or two slides of one name.
+        DataError: nothing there.
     """
     if slides.is_file():
-        return [slides], []
+        return FoundSlides([slides], [], [])
     if not slides.is_dir():
         raise DataError(f"{slides}: no such folder", remedy="name the folder with the slides")
     files = sorted(p for p in slides.rglob("*") if p.is_file() and not p.name.startswith("."))
@@ -26,14 +40,20 @@ def find_slides(slides: Path) -> tuple[list[Path], list[str]]:
     ignored = [str(p.relative_to(slides)) for p in files if p not in set(found) and not parts.intersection(p.parents)]
     if not found:
         raise DataError(f"{slides}: no slides inside", remedy=f"known suffixes: {', '.join(sorted(SUFFIXES))}")
-    by_name: dict[str, Path] = {}
+    by_name: dict[str, list[Path]] = {}
     for path in found:
-        if path.stem in by_name:
-            raise DataError(
-                f"{path}: has the name of {by_name[path.stem]}", remedy="rename one: the name is the slide_id"
-            )
-        by_name[path.stem] = path
-    return [by_name[name] for name in sorted(by_name)], ignored
+        by_name.setdefault(path.stem, []).append(path)
+    doubled = [
+        Quarantined(
+            name,
+            str(paths[0]),
+            f"{', '.join(map(str, paths))}: {len(paths)} slides of one name",
+            "rename them: the name is the slide_id",
+        )
+        for name, paths in sorted(by_name.items())
+        if len(paths) > 1
+    ]
+    return FoundSlides([by_name[name][0] for name in sorted(by_name) if len(by_name[name]) == 1], doubled, ignored)
 
 
 @contextmanager
@@ -41,10 +61,16 @@ def only_run(out: Path) -> Iterator[None]:
     """Hold the folder's lock; it ends with the process, however that ends.
 
     Raises:
-        ConfigError: another run holds it.
+        ConfigError: another run holds it, or the folder cannot be written to.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    with (out / ".encode.lock").open("w") as file:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        lock = (out / ".encode.lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"{out}: cannot be written to: {error.strerror}", remedy="choose another --out or change its permissions"
+        ) from None
+    with lock as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -15,6 +15,8 @@ class EncodeProgress:
     tiles_done: int
     tiles_total: int
     """Patches of this slide; 0 while it is hashed and searched for tissue."""
+    seconds_left: float | None = None
+    """Of the whole run, estimated; None while nothing is known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,3 +51,5 @@ class EncodeReport:
     quarantined: tuple[Quarantined, ...]
     ignored: tuple[str, ...]
     """Files that no suffix marks as slides."""
+    seconds: float = 0.0
+    """The run took."""

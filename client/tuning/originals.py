@@ -37,9 +37,12 @@ def find_originals(folder: Path, slide_ids: Iterable[str]) -> dict[str, Path]:
     Raises:
         DataError: naming a slide that is not there, or two files of one name.
     """
-    paths, _ = find_slides(folder)
-    by_name = {path.stem: path for path in paths}
+    found = find_slides(folder)
+    by_name = {path.stem: path for path in found.slides}
     wanted = sorted(slide_ids)
+    for doubled in found.doubled:
+        if doubled.slide_id in wanted:
+            raise DataError(doubled.reason, remedy=doubled.remedy)
     missing = [slide_id for slide_id in wanted if slide_id not in by_name]
     if missing:
         more = f" (and {len(missing) - 1} more of {len(wanted)})" if len(missing) > 1 else ""

@@ -15,6 +15,7 @@ from slide_hospitals import ENCODER, LABELS, MPP, PATCH_PX, write_slide_hospital
 from fedpath.client.agent.worker import Worker
 from fedpath.client.slides.encode import encode_folder
 from fedpath.client.slides.reader import Slide
+from fedpath.client.slides.settings import EncodeSettings
 from fedpath.client.tuning.choose import choose
 from fedpath.client.tuning.memory import BUDGET_FILE
 from fedpath.core.bags import read_bag, read_meta
@@ -288,7 +289,8 @@ def test_patches_that_cannot_be_read_are_left_out_and_counted(hospital: Hospital
     arrays = first_arrays(TUNE)
     slide = hospital.folder / "slides" / "slide-A-1.tif"
     break_tile(slide, 10, 10)
-    encode_folder(hospital.folder / "slides", hospital.folder / "features", encoder=ENCODER, mpp=MPP, patch_px=PATCH_PX)
+    slides, features = hospital.folder / "slides", hospital.folder / "features"
+    encode_folder(slides, features, EncodeSettings(MPP, PATCH_PX), encoder=ENCODER)
     break_tile(slide, 300, 300)
     # The scanner's disk went on failing; the feature file is made to say that it was so when it was encoded.
     restate(hospital, "slide-A-1", slide_sha256=sha256_file(slide))

@@ -11,6 +11,7 @@ import openslide
 import pytest
 
 from fedpath.client.slides.encode import encode_folder
+from fedpath.client.slides.settings import EncodeSettings
 from fedpath.client.slides.synthetic import make_hospital
 from fedpath.client.slides.synthetic.hospital import FEWEST
 from fedpath.client.slides.synthetic.stain import look_of
@@ -117,7 +118,7 @@ def test_too_few_slides_are_refused(tmp_path: Path) -> None:
 
 def test_nests_can_be_told_from_the_rest_by_their_features(hospital: Path, tmp_path: Path) -> None:
     """What the demo rests on; and features are of the scale the encoder was standardised to."""
-    encode_folder(hospital / "slides", tmp_path, encoder="seeded-conv", mpp=0.5, patch_px=128)
+    encode_folder(hospital / "slides", tmp_path, EncodeSettings(0.5, 128), encoder="seeded-conv")
     features, shares = [], []
     for row in rows_of(hospital):
         bag = read_bag(tmp_path / f"{row['slide_id']}.h5")

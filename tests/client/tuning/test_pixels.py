@@ -10,6 +10,7 @@ from slide_files import small_slide
 
 from fedpath.client.slides.encode import encode_folder
 from fedpath.client.slides.reader import Slide
+from fedpath.client.slides.settings import EncodeSettings
 from fedpath.client.tuning.choose import with_patches
 from fedpath.client.tuning.pixels import Source, read_patches
 from fedpath.core.bags import read_bag, read_meta
@@ -22,7 +23,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A slide without a resolution of its own, encoded with one that was stated."""
     folder = tmp_path_factory.mktemp("encoded")
     small_slide(folder / "slides" / "one.tif", None)
-    encode_folder(folder / "slides", folder / "features", encoder="seeded-conv", mpp=0.6, patch_px=64, slide_mpp=0.45)
+    encode_folder(folder / "slides", folder / "features", EncodeSettings(0.6, 64, 0.45), encoder="seeded-conv")
     return folder
 
 
