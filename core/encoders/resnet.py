@@ -1,8 +1,8 @@
 """`resnet50` in torch alone, with the names of torchvision's state dict, without its classifier.
 
 He et al., Deep residual learning, CVPR 2016, with the stride of a bottleneck in its 3×3 convolution, as torchvision has
-it. Features are the mean over the patch of the last stage's channels; a network may end with its third stage, as that of
-CLAM's 1024 features does.
+it. Features are the mean over the patch of the last stage's channels; a network may end with its third stage, as the
+one that CLAM's 1024 features come from does.
 """
 
 from collections.abc import Sequence

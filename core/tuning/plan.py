@@ -212,7 +212,8 @@ def _check_patches(encoder_name: str, patch_px: int) -> None:
     if wanted is not None and patch_px != wanted:
         raise ConfigError(
             f"encoder '{encoder_name}' takes patches of {wanted} px, not {patch_px}",
-            remedy=f"set features.patch_px = {wanted} in federation.toml, or take an encoder for any size (resnet50-layer4)",
+            remedy=f"set features.patch_px = {wanted} in federation.toml, or take an encoder for any size "
+            "(resnet50-layer4)",
         )
     if patch_px < 16:
         raise ConfigError(f"patches of {patch_px} px are too small to encode", remedy="take at least 16 px")
