@@ -15,7 +15,7 @@ from fedpath.core.encoders.registry import (
     save_encoder,
     trainable_names,
 )
-from fedpath.core.encoders.rows import EncoderInfo
+from fedpath.core.encoders.row import EncoderInfo
 
 __all__ = [
     "EncoderInfo",

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from fedpath.core.encoders.base import PatchEncoder
 from fedpath.core.encoders.drawn import drawn
+from fedpath.core.encoders.swin import WindowAttention
 from fedpath.core.encoders.vit import Attention
 from fedpath.core.errors import ConfigError
 
@@ -55,7 +56,7 @@ def add_adapters(encoder: PatchEncoder, rank: int, alpha: float, seed: int = 0) 
     Raises:
         ConfigError: the encoder has no attention layers, or has adapters already.
     """
-    attentions = [module for module in encoder.modules() if isinstance(module, Attention)]
+    attentions = [module for module in encoder.modules() if isinstance(module, Attention | WindowAttention)]
     if not attentions:
         raise ConfigError(
             "adapter 'lora' is for the attention layers of transformers, and this encoder has none",

@@ -10,7 +10,8 @@ from torch import Tensor
 from fedpath.core.config.stages import TuningSection
 from fedpath.core.encoders.base import PatchEncoder
 from fedpath.core.encoders.lora import add_adapters, has_adapters
-from fedpath.core.encoders.rows import ROWS, EncoderInfo, Row
+from fedpath.core.encoders.row import EncoderInfo, Row
+from fedpath.core.encoders.rows import ALIASES, ROWS
 from fedpath.core.encoders.weights import fit, plain_names, read_weights
 from fedpath.core.errors import ConfigError, DataError, did_you_mean
 from fedpath.core.tensor_files import save_tensors
@@ -50,11 +51,7 @@ def build_encoder(name: str, weights: Path | None = None) -> PatchEncoder:
     row = _row(name)
     if weights is None:
         if row.draw is None:
-            raise ConfigError(
-                f"encoder '{name}' comes without weights",
-                remedy=f"name their file: --weights FILE, or weights in [encoder] of site.toml and federation.toml; "
-                f"from: {row.info.source}; licence: {row.info.licence}",
-            )
+            raise _without_weights(row.info)
         return _filled(_blank(row), row.draw())
     return _from_file(row, weights, *read_weights(weights))
 
@@ -95,7 +92,7 @@ def save_encoder(
     if has_adapters(encoder) and (tuning is None or tuning.adapter != "lora"):
         raise ValueError("an encoder with adapters is saved with the tuning section that made them")
     sha256 = encoder_sha256(encoder)
-    metadata = {NAME: name, SHA256: sha256, BASE: base_sha256}
+    metadata = {NAME: info_of(name).name, SHA256: sha256, BASE: base_sha256}
     if tuning is not None and tuning.adapter == "lora":
         metadata |= {"rank": str(tuning.rank), "alpha": repr(tuning.alpha)}
     save_tensors(path, encoder.state_dict(), metadata)
@@ -161,10 +158,25 @@ def _parameters(encoder: PatchEncoder, index: int) -> list[Tensor]:
 
 
 def _row(name: str) -> Row:
+    name = ALIASES.get(name, name)
     if name not in ROWS:
-        remedy = did_you_mean(name, ROWS, f"available: {', '.join(ROWS)}")
+        remedy = did_you_mean(name, [*ROWS, *ALIASES], f"available: {', '.join(ROWS)}")
         raise ConfigError(f"encoder '{name}' is unknown", remedy=remedy)
     return ROWS[name]
+
+
+def _without_weights(info: EncoderInfo) -> ConfigError:
+    """Say where an encoder's weights come from, under which licence, and how they are named."""
+    named = "--weights FILE, or weights in [encoder] of site.toml and federation.toml"
+    if not info.gated:
+        return ConfigError(
+            f"encoder '{info.name}' comes without weights",
+            remedy=f"name their file: {named}; from: {info.source}; licence: {info.licence}",
+        )
+    return ConfigError(
+        f"encoder '{info.name}' comes without weights: they are given to who accepts their licence ({info.licence})",
+        remedy=f"accept it at {info.source}, download the file, then --encoder {info.name} {named}",
+    )
 
 
 def _blank(row: Row, *, layer_scale: bool = False) -> PatchEncoder:
@@ -188,7 +200,9 @@ def _from_file(row: Row, path: Path, tensors: Mapping[str, Tensor], metadata: Ma
             f"{path}: holds encoder '{tuned}', not '{name}'", remedy=f"name a file of '{name}', or take '{tuned}'"
         )
     found = dict(tensors) if tuned is not None else plain_names(path, tensors)
-    scaled = row.info.transformer and any(key.endswith(_LAYER_SCALE) for key in found)
+    if tuned is None and row.renamed is not None:
+        found = row.renamed(found)
+    scaled = row.optional_scale and any(key.endswith(_LAYER_SCALE) for key in found)
     encoder = _blank(row, layer_scale=scaled)
     if tuned is not None and "rank" in metadata:
         try:

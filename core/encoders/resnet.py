@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fedpath.core.encoders.base import Hidden, PatchEncoder
-from fedpath.core.encoders.colours import imagenet_normalised
+from fedpath.core.encoders.colours import IMAGENET
 
 EXPANSION = 4
 """Channels that leave a bottleneck to those inside."""
@@ -92,7 +92,7 @@ class ResNet(PatchEncoder):
 
     def prepare(self, rgb_BCHW: Tensor) -> Tensor:
         """Return colours by ImageNet's mean and spread."""
-        return imagenet_normalised(rgb_BCHW)
+        return IMAGENET.normalised(rgb_BCHW)
 
     def run_stage(self, index: int, hidden: Hidden) -> Hidden:
         """Run the stem or one layer."""

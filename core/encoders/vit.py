@@ -3,14 +3,20 @@
 Dosovitskiy et al., An image is worth 16×16 words, ICLR 2021: pre-norm blocks, fused query-key-value, GELU, learned
 positions, one class token, whose final state is the feature vector. With ``layer_scale`` (Touvron et al., CaiT, 2021)
 each branch of a block is scaled channel by channel, as in most encoders that were trained on pathology.
+
+Variants of the encoders that are published: register tokens beside the class token (Darcet et al., Vision transformers
+need registers, ICLR 2024), positions for the squares alone, a gated inner layer, SwiGLU (Shazeer, GLU variants improve
+transformer, 2020), and as features the class token beside the mean of the squares' tokens.
 """
+
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from fedpath.core.encoders.base import Hidden, PatchEncoder
-from fedpath.core.encoders.colours import imagenet_normalised
+from fedpath.core.encoders.colours import IMAGENET, Colours
 from fedpath.core.errors import ConfigError
 
 EPSILON = 1e-6
@@ -64,16 +70,33 @@ class Mlp(nn.Module):
         return out_BTD
 
 
+class GatedMlp(nn.Module):
+    """Two layers; the first gives gates, through SiLU, and what they let through, in that order."""
+
+    def __init__(self, width: int, inner: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, 2 * inner)
+        self.fc2 = nn.Linear(inner, width)
+
+    def forward(self, tokens_BTD: Tensor) -> Tensor:
+        """Return (B, T, D)."""
+        gate, value = self.fc1(tokens_BTD).chunk(2, dim=-1)
+        out_BTD: Tensor = self.fc2(functional.silu(gate) * value)
+        return out_BTD
+
+
 class Block(nn.Module):
     """Attention, then an MLP, each after a layer norm and beside a shortcut."""
 
-    def __init__(self, width: int, heads: int, layer_scale: bool) -> None:
+    def __init__(
+        self, width: int, heads: int, layer_scale: bool, gated: int | None = None, epsilon: float = EPSILON
+    ) -> None:
         super().__init__()
-        self.norm1 = nn.LayerNorm(width, eps=EPSILON)
+        self.norm1 = nn.LayerNorm(width, eps=epsilon)
         self.attn = Attention(width, heads)
         self.ls1 = LayerScale(width) if layer_scale else nn.Identity()
-        self.norm2 = nn.LayerNorm(width, eps=EPSILON)
-        self.mlp = Mlp(width, 4 * width)
+        self.norm2 = nn.LayerNorm(width, eps=epsilon)
+        self.mlp = Mlp(width, 4 * width) if gated is None else GatedMlp(width, gated)
         self.ls2 = LayerScale(width) if layer_scale else nn.Identity()
 
     def forward(self, tokens_BTD: Tensor) -> Tensor:
@@ -100,30 +123,56 @@ class VisionTransformer(PatchEncoder):
     """See the module's docstring. Stages: embed, block-1 …, norm (which hands on the class token)."""
 
     def __init__(
-        self, *, width: int, depth: int, heads: int, patch_px: int, square: int = 16, layer_scale: bool = False
+        self,
+        *,
+        width: int,
+        depth: int,
+        heads: int,
+        patch_px: int,
+        square: int = 16,
+        layer_scale: bool = False,
+        gated: int | None = None,
+        registers: int = 0,
+        positions: Literal["all", "squares"] = "all",
+        pool: Literal["class", "class+mean"] = "class",
+        epsilon: float = EPSILON,
+        colours: Colours = IMAGENET,
     ) -> None:
         """Make the layers, their numbers to be loaded.
 
         Args:
-            width: D.
+            width: of a token, which is D with pool "class"; D is twice as much with "class+mean".
             depth: number of blocks.
             heads: of each block's attention.
             patch_px: edge of a patch in pixels; positions are learned for this one.
             square: edge in pixels of what becomes a token.
             layer_scale: whether blocks scale their branches.
+            gated: width of the gated inner layer of a block; None: 4 · width, without gates.
+            registers: tokens without content, after the class token.
+            positions: whether class token and registers have learned positions too.
+            pool: what of the last tokens becomes the features; registers never do.
+            epsilon: of the layer norms.
+            colours: that the weights expect.
         """
         super().__init__()
-        self.width = width
+        self.width = width if pool == "class" else 2 * width
         self.patch_px = patch_px
+        self._colours = colours
+        self._first = 1 + registers
+        self._positions_first = positions == "all"
+        self._mean = pool == "class+mean"
         self.stage_names = ("embed", *(f"block-{index + 1}" for index in range(depth)), "norm")
         self.patch_embed = PatchEmbed(width, square)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, width))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + (patch_px // square) ** 2, width))
-        self.blocks = nn.ModuleList(Block(width, heads, layer_scale) for _ in range(depth))
-        self.norm = nn.LayerNorm(width, eps=EPSILON)
+        if registers:
+            self.reg_token = nn.Parameter(torch.zeros(1, registers, width))
+        learned = (patch_px // square) ** 2 + (self._first if self._positions_first else 0)
+        self.pos_embed = nn.Parameter(torch.zeros(1, learned, width))
+        self.blocks = nn.ModuleList(Block(width, heads, layer_scale, gated, epsilon) for _ in range(depth))
+        self.norm = nn.LayerNorm(width, eps=epsilon)
 
     def prepare(self, rgb_BCHW: Tensor) -> Tensor:
-        """Return colours by ImageNet's mean and spread.
+        """Return colours by the mean and spread that the weights expect.
 
         Raises:
             ConfigError: the patches are of another size than the positions.
@@ -134,21 +183,34 @@ class VisionTransformer(PatchEncoder):
                 f"patches of {width}×{height} px: this encoder knows positions in {self.patch_px}×{self.patch_px} px",
                 remedy=f"cut patches of {self.patch_px} px (features.patch_px, --patch)",
             )
-        return imagenet_normalised(rgb_BCHW)
+        return self._colours.normalised(rgb_BCHW)
 
     def run_stage(self, index: int, hidden: Hidden) -> Hidden:
         """Run the embedding, one block, or the last norm."""
         (hidden_BTD,) = hidden
         if index == 0:
-            tokens_BTD: Tensor = self.patch_embed(hidden_BTD)
-            first_B1D = self.cls_token.expand(len(tokens_BTD), -1, -1)
-            return (torch.cat([first_B1D, tokens_BTD], dim=1) + self.pos_embed,)
+            return (self._embed(hidden_BTD),)
         if index <= len(self.blocks):
             return (self.blocks[index - 1](hidden_BTD),)
-        return (self.norm(hidden_BTD[:, 0]),)
+        if not self._mean:
+            return (self.norm(hidden_BTD[:, 0]),)
+        normed_BTD = self.norm(hidden_BTD)
+        return (torch.cat([normed_BTD[:, 0], normed_BTD[:, self._first :].mean(dim=1)], dim=1),)
 
     def stage_modules(self, index: int) -> list[nn.Module | nn.Parameter]:
         """Return the embedding's modules and parameters, a block, or the last norm."""
         if index == 0:
-            return [self.patch_embed, self.cls_token, self.pos_embed]
+            registers = [self.reg_token] if self._first > 1 else []
+            return [self.patch_embed, self.cls_token, *registers, self.pos_embed]
         return [self.blocks[index - 1] if index <= len(self.blocks) else self.norm]
+
+    def _embed(self, pixels_BCHW: Tensor) -> Tensor:
+        """Return the first tokens (B, T, D): class, registers, squares row by row."""
+        tokens_BTD: Tensor = self.patch_embed(pixels_BCHW)
+        if not self._positions_first:
+            tokens_BTD = tokens_BTD + self.pos_embed
+        first = [self.cls_token.expand(len(tokens_BTD), -1, -1)]
+        if self._first > 1:
+            first.append(self.reg_token.expand(len(tokens_BTD), -1, -1))
+        tokens_BTD = torch.cat([*first, tokens_BTD], dim=1)
+        return tokens_BTD + self.pos_embed if self._positions_first else tokens_BTD

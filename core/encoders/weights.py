@@ -78,9 +78,7 @@ def fit(
         raise DataError(
             f"{path}: not the weights of this architecture: it {' and '.join(told)}",
             remedy="name the file of the encoder that --encoder or features.encoder names"
-            + (
-                "; encoders with register tokens are not supported" if any("reg" in name for name in unexpected) else ""
-            ),
+            + ("; these have register tokens: take an encoder that does" if "reg_token" in unexpected else ""),
         )
     for name, like in wanted.items():
         tensor = kept[name]

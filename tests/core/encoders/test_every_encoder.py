@@ -1,6 +1,5 @@
 """What holds for each encoder: stages, batches, gradients, blank structures."""
 
-import re
 from pathlib import Path
 
 import pytest
@@ -157,8 +156,18 @@ def test_nothing_asks_for_a_gradient_until_told() -> None:
 def test_the_documentation_has_every_encoder() -> None:
     page = (Path(__file__).parents[3] / "docs" / "encoders.md").read_text()
     table = page.partition("## The encoders there are\n")[2].partition("\n## ")[0]
-    rows = re.findall(r"^\| `([\w-]+)` \| (\d+) \| ([^|]+) \| ([^|]+) \|", table, flags=re.MULTILINE)
-    assert [(name, int(width), patch, weights == "a file") for name, width, patch, weights in rows] == [
-        (info.name, info.width, f"{info.patch_px} px" if info.patch_px else "any from 16 px", info.needs_weights)
+    rows = [
+        tuple(cell.strip() for cell in line.split("|")[1:-1]) for line in table.splitlines() if line.startswith("| `")
+    ]
+    assert rows == [
+        (
+            " ".join(f"`{name}`" for name in (info.name, *info.aliases)),
+            str(info.width),
+            f"{info.patch_px} px" if info.patch_px else "any from 16 px",
+            f"{info.mpp:g}" if info.mpp else "",
+            info.architecture,
+            ("a file, terms to accept" if info.gated else "a file") if info.needs_weights else "from a seed",
+            info.licence,
+        )
         for info in available()
     ]
