@@ -40,6 +40,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/vib.py
 	$(BIN)/python benchmarks/features.py
+	$(BIN)/python benchmarks/reader.py
+	$(BIN)/python benchmarks/encode.py
 
 # Dependencies, torch first and by exact version: anything else would pull the CUDA build.
 $(VENV)/.dependencies: constraints.txt pyproject.toml

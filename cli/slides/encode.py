@@ -142,6 +142,7 @@ def _show(report: "EncodeReport", out: Path) -> None:
     from rich.table import Table
 
     from fedpath.client.slides.encode import REPORT
+    from fedpath.client.slides.page import PAGE
 
     console = Console()
     there = report.done + report.skipped
@@ -162,4 +163,5 @@ def _show(report: "EncodeReport", out: Path) -> None:
             console.print(f"[yellow]partly unreadable[/yellow] {said}", soft_wrap=True)
     if report.ignored:
         console.print(f"{len(report.ignored)} other files were ignored (listed in {REPORT})")
-    console.print(f"features: {out}\nreport:   {out / REPORT}", soft_wrap=True, highlight=False)
+    reports = f"report:   {out / PAGE}, for programs {REPORT}"
+    console.print(f"features: {out}\n{reports}", soft_wrap=True, highlight=False)

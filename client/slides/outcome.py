@@ -30,6 +30,8 @@ class SlideResult:
     mpp_level0: float
     seconds: float | None = None
     """From opening to the whole file; None for a slide that was skipped."""
+    tissue: str = ""
+    """How tissue was found, as the feature file has it."""
 
 
 @dataclass(frozen=True, slots=True)

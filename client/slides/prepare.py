@@ -124,4 +124,4 @@ def _already(target: Path, wanted: FeatureMeta) -> SlideResult | None:
         return None
     if replace(found, failed_tiles=0, reader=wanted.reader) != wanted:
         return None
-    return SlideResult(found.slide_id, len(bag), found.failed_tiles, wanted.mpp_level0 or 0.0)
+    return SlideResult(found.slide_id, len(bag), found.failed_tiles, wanted.mpp_level0 or 0.0, tissue=found.tissue)

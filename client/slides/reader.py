@@ -147,7 +147,7 @@ class Slide:
             size: edge of the result in pixels.
 
         Returns:
-            size × size × 3, RGB.
+            size × size × 3, RGB; not to be written to.
 
         Raises:
             UnreadableError: the region cannot be decoded. The slide can be read elsewhere.

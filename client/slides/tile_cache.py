@@ -2,13 +2,23 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from concurrent.futures import Future
 from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
+
+
+class _Tile:
+    """A tile that is decoded, is being decoded (then its lock is held), or cannot be."""
+
+    __slots__ = ("decoding", "error", "pixels")
+
+    def __init__(self) -> None:
+        self.decoding = Lock()
+        self.pixels: Pixels | None = None
+        self.error: BaseException | None = None
 
 
 class TileCache:
@@ -23,7 +33,7 @@ class TileCache:
         self._most = most_bytes
         self._held = 0
         self._lock = Lock()
-        self._tiles: OrderedDict[Hashable, Future[Pixels]] = OrderedDict()
+        self._tiles: OrderedDict[Hashable, _Tile] = OrderedDict()
 
     def get(self, key: Hashable, decode: Callable[[], Pixels]) -> Pixels:
         """Return the tile ``key``, decoded by ``decode`` if it is not here; not to be written to.
@@ -32,25 +42,22 @@ class TileCache:
             Exception: whatever ``decode`` raised, now or before.
         """
         with self._lock:
-            found = self._tiles.get(key)
-            if found is not None:
-                self._tiles.move_to_end(key)
+            tile = self._tiles.get(key)
+            mine = tile is None
+            if tile is None:
+                tile = self._tiles[key] = _Tile()
+                tile.decoding.acquire()
             else:
-                mine: Future[Pixels] = Future()
-                self._tiles[key] = mine
-        if found is not None:
-            return found.result()
-        try:
-            tile = decode()
-        except BaseException as error:
-            mine.set_exception(error)
-            raise
-        tile.flags.writeable = False
-        mine.set_result(tile)
-        with self._lock:
-            self._held += tile.nbytes
-            self._shrink()
-        return tile
+                self._tiles.move_to_end(key)
+        if mine:
+            self._fill(tile, decode)
+        elif tile.pixels is None and tile.error is None:
+            with tile.decoding:
+                pass
+        if tile.pixels is None:
+            assert tile.error is not None
+            raise tile.error
+        return tile.pixels
 
     def clear(self) -> None:
         """Let all tiles go."""
@@ -58,11 +65,24 @@ class TileCache:
             self._tiles.clear()
             self._held = 0
 
-    def _shrink(self) -> None:
-        for key, tile in list(self._tiles.items()):
-            if self._held <= self._most:
-                return
-            # One that is being decoded has a thread waiting for it; one that failed takes no room.
-            if tile.done() and tile.exception() is None:
-                del self._tiles[key]
-                self._held -= tile.result().nbytes
+    def _fill(self, tile: _Tile, decode: Callable[[], Pixels]) -> None:
+        try:
+            pixels = decode()
+            pixels.flags.writeable = False
+            tile.pixels = pixels
+        except BaseException as error:
+            tile.error = error
+            raise
+        finally:
+            tile.decoding.release()
+        with self._lock:
+            self._held += pixels.nbytes
+            while self._held > self._most:
+                self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        """Let the oldest tile go; not one that is being decoded, for which threads wait, nor one that takes no room."""
+        key, tile = next((key, tile) for key, tile in self._tiles.items() if tile.pixels is not None)
+        assert tile.pixels is not None
+        del self._tiles[key]
+        self._held -= tile.pixels.nbytes

@@ -84,7 +84,7 @@ def _encode(
     meta = replace(meta, failed_tiles=failed)
     write_features(job.target, features_ND, corners_N2[read_N], meta, failed_F2=corners_N2[~read_N])
     seconds = time.monotonic() - reading.prepared.started
-    return SlideResult(job.slide_id, len(features_ND), failed, reading.prepared.slide.mpp, seconds)
+    return SlideResult(job.slide_id, len(features_ND), failed, reading.prepared.slide.mpp, seconds, meta.tissue)
 
 
 def _quarantined(job: Job, error: DataError) -> Quarantined:
