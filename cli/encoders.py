@@ -21,15 +21,20 @@ def encoders() -> None:
 
 @app.command("list")
 def list_encoders(as_json: Json = False) -> None:
-    """List every encoder that --encoder, or features.encoder in federation.toml, can name."""
+    """List every encoder that --encoder, or features.encoder in federation.toml, can name.
+
+    Encoders of other packages are listed by what their metadata says: nothing of them is imported.
+    """
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from fedpath.core.encoders import available
+    from fedpath.core.encoders.own import own_encoders
 
     if as_json:
-        _print_json([_facts(info) for info in available()])
+        own_names = [{"name": own.name, "package": own.origin, "target": own.target} for own in own_encoders()]
+        _print_json([_facts(info) for info in available()] + own_names)
         return
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("name", no_wrap=True, style="bold")
@@ -40,6 +45,11 @@ def list_encoders(as_json: Json = False) -> None:
         lines = [f"{info.architecture}: {info.summary}", f"{_weights(info)} · {info.licence}"]
         text = Text("\n").join([Text(lines[0]), Text(lines[1], "dim")])
         table.add_row(info.name, str(info.width), f"{info.patch_px} px" if info.patch_px else "any", text)
+    for own in own_encoders():
+        text = Text("\n").join(
+            [Text("own encoder of an installed package"), Text(f"{own.target} of {own.origin}", "dim")]
+        )
+        table.add_row(own.name, "–", "–", text)
     console = Console()
     console.print(table)
     console.print("\nAll about one: fedpath encoders show NAME")

@@ -41,12 +41,13 @@ def write_package(
     package: str = "my-package",
     version: str = "1.0",
     source: str | None = MY_MIL,
+    group: str = "fedpath.models",
 ) -> Path:
     """Write a package's module and metadata into ``folder``; return the module's file."""
     metadata = folder / f"{package.replace('-', '_')}-{version}.dist-info"
     metadata.mkdir(parents=True)
     (metadata / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: {version}\n")
-    (metadata / "entry_points.txt").write_text(f"[fedpath.models]\n{entry} = {target}\n")
+    (metadata / "entry_points.txt").write_text(f"[{group}]\n{entry} = {target}\n")
     module = folder / f"{target.partition(':')[0]}.py"
     if source is not None:
         module.write_text(source)

@@ -4,9 +4,11 @@ The encoders themselves are in `core.encoders`. Shape suffixes: B patches of a b
 D features.
 """
 
-from dataclasses import dataclass
+from contextlib import nullcontext
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -35,25 +37,40 @@ class EncoderFacts:
     summary: str
 
 
-class Encoder:
-    """An encoder ready to run, in float32: features of a CPU and of a GPU differ by rounding only."""
+Precision = Literal["float32", "bfloat16"]
 
-    def __init__(self, name: str, weights: Path | None = None, *, device: str = "cpu") -> None:
+
+class Encoder:
+    """An encoder ready to run, by default in float32: features of a CPU and of a GPU then differ by rounding only."""
+
+    def __init__(
+        self, name: str, weights: Path | None = None, *, device: str = "cpu", precision: Precision = "float32"
+    ) -> None:
         """Build encoder ``name``.
 
         Args:
             name: of `core.encoders.available`.
             weights: their file, for an encoder that comes without or one that was tuned.
-            device: "cpu" or "cuda".
+            device: "cpu", "cuda", or one of several GPUs: "cuda:1".
+            precision: of products of matrices. bfloat16 is for a GPU alone, and the transform says it: its features
+                agree with those of float32 to two digits, so a federation must not mix them.
 
         Raises:
-            ConfigError: no encoder has this name, or it needs weights.
+            ConfigError: no encoder has this name, it needs weights, there is no such device, or it is asked for
+                bfloat16 on a CPU.
             DataError: the file of weights is not whole or of another encoder.
         """
+        self._device = _device(device)
+        self._half = precision == "bfloat16"
+        if self._half and self._device.type != "cuda":
+            raise ConfigError(
+                "bfloat16 is for encoding on a GPU", remedy="encode in float32, or on a device that is a GPU"
+            )
         encoder = build_encoder(name, weights)
         self.info = _facts(name, encoder)
+        if self._half:
+            self.info = replace(self.info, transform=f"{self.info.transform}; bfloat16")
         self._patch_px = info_of(name).patch_px
-        self._device = torch.device(device)
         self._module = encoder.to(self._device)
 
     def check_patch(self, patch_px: int) -> None:
@@ -90,10 +107,12 @@ class Encoder:
             torch.inference_mode(),
             deterministic(self._device),
             torch.backends.cudnn.flags(allow_tf32=False, benchmark=False),
+            torch.autocast("cuda", torch.bfloat16) if self._half else nullcontext(),
         ):
             rgb_BCHW = torch.from_numpy(patches_BHWC).to(self._device).permute(0, 3, 1, 2).float().div_(255)
             features_BD: Tensor = self._module(rgb_BCHW)
-        return features_BD
+        # numpy has no bfloat16, in which autocast may leave them.
+        return features_BD.float()
 
     def _explain(self, features_BD: Tensor) -> None:
         if torch.isfinite(features_BD).all():
@@ -126,7 +145,27 @@ def _described(name: str, weights: Path | None, _changed_ns: int, _size: int) ->
     return _facts(name, build_encoder(name, weights))
 
 
+def _device(name: str) -> torch.device:
+    """Return a device that torch finds here.
+
+    Raises:
+        ConfigError: there is none of this name.
+    """
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"'{name}' is no device", remedy='give "cpu", "cuda" or "cuda:1"') from None
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            there = f"its GPUs are cuda:0 … cuda:{count - 1}" if count else "there is no GPU here, or no CUDA torch"
+            raise ConfigError(f"this machine has no device '{name}'", remedy=f"{there}; or encode on the CPU")
+    elif device.type != "cpu":
+        raise ConfigError(f"encoders run on a CPU or on CUDA, not on '{name}'", remedy='give "cpu" or "cuda"')
+    return device
+
+
 def _facts(name: str, encoder: PatchEncoder) -> EncoderFacts:
     info = info_of(name)
     sha256 = encoder_sha256(encoder)
-    return EncoderFacts(name, info.width, sha256, info.transform, info.licence, info.source, info.summary)
+    return EncoderFacts(info.name, info.width, sha256, info.transform, info.licence, info.source, info.summary)

@@ -10,6 +10,7 @@ from torch import Tensor
 from fedpath.core.config.stages import TuningSection
 from fedpath.core.encoders.base import PatchEncoder
 from fedpath.core.encoders.lora import add_adapters, has_adapters
+from fedpath.core.encoders.own import find_own, own_encoders, own_row
 from fedpath.core.encoders.row import EncoderInfo, Row
 from fedpath.core.encoders.rows import ALIASES, ROWS
 from fedpath.core.encoders.weights import fit, plain_names, read_weights
@@ -22,7 +23,7 @@ _LAYER_SCALE = ".ls1.gamma"
 
 
 def available() -> list[EncoderInfo]:
-    """Return every encoder this installation has."""
+    """Return every encoder of fedpath's own; those of other packages: ``own_encoders``."""
     return [row.info for row in ROWS.values()]
 
 
@@ -159,10 +160,14 @@ def _parameters(encoder: PatchEncoder, index: int) -> list[Tensor]:
 
 def _row(name: str) -> Row:
     name = ALIASES.get(name, name)
-    if name not in ROWS:
-        remedy = did_you_mean(name, [*ROWS, *ALIASES], f"available: {', '.join(ROWS)}")
+    if name in ROWS:
+        return ROWS[name]
+    own = find_own(name)
+    if own is None:
+        known = [*ROWS, *(own.name for own in own_encoders())]
+        remedy = did_you_mean(name, [*known, *ALIASES], f"available: {', '.join(known)}")
         raise ConfigError(f"encoder '{name}' is unknown", remedy=remedy)
-    return ROWS[name]
+    return own_row(own)
 
 
 def _without_weights(info: EncoderInfo) -> ConfigError:

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from fedpath.client.slides.encoders import Encoder, describe
-from fedpath.core.encoders import build_encoder, encoder_sha256, save_encoder
+from fedpath.core.encoders import PatchEncoder, blank_encoder, build_encoder, encoder_sha256, save_encoder
 from fedpath.core.encoders.seeded_conv import KERNELS
 from fedpath.core.errors import ConfigError, DataError
 
@@ -130,3 +130,52 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
     with pytest.raises(ConfigError) as caught:
         Encoder("zzz")
     assert "available: seeded-conv, resnet50, resnet50-layer4, vit-small-16" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("device", "words"),
+    [("cuda:63", "this machine has no device 'cuda:63'"), ("gpu", "'gpu' is no device"), ("meta", "not on 'meta'")],
+)
+def test_a_device_that_is_not_there_is_named(device: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        Encoder("seeded-conv", device=device)
+    assert "cpu" in caught.value.remedy.lower()
+
+
+def test_bfloat16_is_refused_on_a_cpu() -> None:
+    with pytest.raises(ConfigError, match="bfloat16 is for encoding on a GPU"):
+        Encoder("seeded-conv", precision="bfloat16")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("name", ["tiny-vit", "tiny-resnet", "seeded-conv"])
+def test_a_gpu_gives_a_cpus_features_and_bfloat16_nearly(name: str) -> None:
+    expected = Encoder(name).encode(patches(9)).astype(np.float32)
+    last = f"cuda:{torch.cuda.device_count() - 1}"
+    found = Encoder(name, device=last).encode(patches(9))
+    assert found.dtype == np.float16
+    assert np.abs(found - expected).max() <= 4e-3 * np.abs(expected).max()
+    half = Encoder(name, device=last, precision="bfloat16")
+    assert half.info.transform.endswith("; bfloat16")
+    difference = half.encode(patches(9)).astype(np.float32) - expected
+    assert np.linalg.norm(difference) < 0.05 * np.linalg.norm(expected)
+
+
+def test_feature_files_bear_the_first_of_an_encoders_names(tmp_path: Path) -> None:
+    encoder = build_encoder_of_noise("lunit-vits8")
+    torch.save(encoder.state_dict(), tmp_path / "lunit.pth")
+    assert describe("lunit-vits8", tmp_path / "lunit.pth").sha256 == encoder_sha256(encoder)
+    assert describe("resnet50-layer3", noise_file("resnet50", tmp_path)).name == "resnet50"
+
+
+def build_encoder_of_noise(name: str) -> PatchEncoder:
+    encoder = blank_encoder(name)
+    generator = torch.Generator().manual_seed(0)
+    state = {key: torch.rand(like.shape, generator=generator) * 0.02 for key, like in encoder.state_dict().items()}
+    encoder.load_state_dict(state, assign=True)
+    return encoder
+
+
+def noise_file(name: str, folder: Path) -> Path:
+    torch.save(build_encoder_of_noise(name).state_dict(), folder / "noise.pth")
+    return folder / "noise.pth"
