@@ -78,7 +78,7 @@ def show(
         "architecture": info.architecture,
         "parameters": f"{count:,}",
         "features": f"{info.width}: {info.summary}",
-        "patch": patch + (f", trained at {info.mpp:g} µm/px" if info.mpp else ""),
+        "patch": patch + (f", commonly at {info.mpp:g} µm/px" if info.mpp else ""),
         "colours": info.transform,
         "weights": _weights(info),
         "from": info.source,

@@ -1,7 +1,7 @@
 """Rows of encoders that were trained on pathology.
 
-Structures are those of the published weights, as the models' pages and configurations say them; no file of weights
-comes with fedpath, and none is downloaded.
+Structures are those with which the published weights are loaded elsewhere. No file of weights comes with fedpath, none
+is downloaded, and none was at hand to try. Licences and µm/px are a guide: a model's page is what holds.
 """
 
 from collections.abc import Callable, Mapping

@@ -34,7 +34,7 @@ class EncoderInfo:
     aliases: tuple[str, ...] = ()
     """Other names that mean this encoder; files and federations bear the first one."""
     mpp: float | None = None
-    """µm/px of the patches that it was trained on, where that is one value."""
+    """µm/px at which it is commonly used; its authors may have trained on several."""
     gated: bool = False
     """Whether its page gives the weights only to who has accepted its terms there."""
 

@@ -22,7 +22,7 @@ from fedpath.core.encoders.weights import plain_names
 from fedpath.core.errors import ConfigError, DataError
 
 GATED = [info.name for info in available() if info.gated]
-# As the models' pages give them to timm.create_model.
+# As these models are loaded elsewhere, by timm.create_model.
 HUGE: dict[str, Any] = {"mlp_ratio": 5.3375, "global_pool": "", "swiglu": True, "init_values": 1e-5}
 OPTIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "uni_v1": ("vit_large_patch16_224", {"init_values": 1e-5}),
