@@ -27,13 +27,13 @@ Polygon = Sequence[Sequence[float]]
 """Corners [x, y] in level-0 pixels."""
 Mode = Literal["rank", "raw"]
 
-_COLOURS = "viridis"  # perceptually even, safe for colour-blind readers, and far from haematoxylin and eosin
+COLOURS = "viridis"  # perceptually even, safe for colour-blind readers, and far from haematoxylin and eosin
 _OUTLINE = "#111111"
 _ALPHA = 0.62
 
 
 def attention_heatmap(
-    slide_path: Path,
+    slide_path: Path | None,
     bag: Bag,
     attention_N: Sequence[float] | Floats,
     truth_polygons: Sequence[Polygon] | None = None,
@@ -43,13 +43,15 @@ def attention_heatmap(
     label: str | None = None,
     mode: Mode = "rank",
     mpp_level0: float | None = None,
+    size_level0: tuple[int, int] | None = None,
+    whose: str = "attention",
     titled: bool = True,
     width_px: int = 1200,
 ) -> bytes:
     """Draw the heatmap of one slide.
 
     Args:
-        slide_path: the slide, in any format OpenSlide opens.
+        slide_path: the slide, in any format OpenSlide opens; None draws the patches alone, on white.
         bag: its patches; ``coords_N2`` are level-0 pixels, ``patch_size_level0`` their edge.
         attention_N: one finite number a patch.
         truth_polygons: outlines to draw over the slide, in level-0 pixels.
@@ -58,6 +60,8 @@ def attention_heatmap(
         label: true label, for the title.
         mode: "rank" colours by the share of the slide's patches with less attention; "raw" by attention itself.
         mpp_level0: µm/px at level 0, where the slide does not say; without either there is no scale bar.
+        size_level0: width and height of the slide the features were made from, in pixels, where known.
+        whose: what is drawn, for headings: "attention of branch 2".
         titled: put slide id, probability and label above; not needed where a page says so beside the picture.
         width_px: width of the picture.
 
@@ -73,8 +77,12 @@ def attention_heatmap(
 
     from fedpath.core.report.svg import drawing
 
-    values_N = _checked(bag, attention_N)
-    slide = _read_slide(slide_path, edge_px=width_px // 2, mpp_level0=mpp_level0)
+    values_N = checked(bag, attention_N)
+    if slide_path is None:
+        slide = _blank_slide(bag, size_level0, edge_px=width_px // 2, mpp=mpp_level0)
+    else:
+        slide = _read_slide(slide_path, edge_px=width_px // 2, mpp_level0=mpp_level0)
+        check_size(slide_path, slide.size, size_level0)
     shown_N = ranks(values_N) if mode == "rank" else values_N
     scale = Normalize(0.0, 1.0) if mode == "rank" else Normalize(float(values_N.min()), float(values_N.max()))
     overlay_HW = paint(slide.picture.shape[:2], slide.downsample, bag, shown_N)
@@ -92,7 +100,7 @@ def attention_heatmap(
         right.imshow(
             np.ma.masked_invalid(overlay_HW),
             extent=extent,
-            cmap=_COLOURS,
+            cmap=COLOURS,
             norm=scale,
             alpha=_ALPHA,
             interpolation="nearest",
@@ -104,7 +112,7 @@ def attention_heatmap(
                 axes.fill(corners[:, 0], corners[:, 1], fill=False, edgecolor="white", linewidth=2.6, alpha=0.9)
                 axes.fill(corners[:, 0], corners[:, 1], fill=False, edgecolor=_OUTLINE, linewidth=1.3)
         bar = figure.colorbar(
-            ScalarMappable(norm=scale, cmap=_COLOURS),
+            ScalarMappable(norm=scale, cmap=COLOURS),
             cax=figure.add_axes(layout.bar),
             orientation="vertical",
             alpha=_ALPHA,
@@ -113,8 +121,9 @@ def attention_heatmap(
         bar.outline.set_visible(False)
         if mode == "rank":
             bar.set_ticks([0, 0.5, 1], labels=["least", "median", "most"])
-        left.set_title(f"slide, {positive} outlined" if truth_polygons else "slide", loc="left", fontsize=9)
-        right.set_title("attention over tissue", loc="left", fontsize=9)
+        shown = "slide" if slide_path is not None else "patches"
+        left.set_title(f"{shown}, {positive} outlined" if truth_polygons else shown, loc="left", fontsize=9)
+        right.set_title(f"{whose} over tissue", loc="left", fontsize=9)
         if titled:
             figure.text(
                 0.002, 1 - 0.16 / layout.height, _title(bag, probability, positive, label), va="center", fontsize=10
@@ -210,7 +219,12 @@ class _Layout:
         )
 
 
-def _checked(bag: Bag, attention_N: Sequence[float] | Floats) -> Floats:
+def checked(bag: Bag, attention_N: Sequence[float] | Floats) -> Floats:
+    """Return attention that fits a bag whose patches have places on the slide.
+
+    Raises:
+        DataError: it does not.
+    """
     if not bag.coords_are_level0 or bag.patch_size_level0 < 1:
         raise DataError(
             f"slide {bag.slide_id}: the feature file does not say where its patches lie on the slide",
@@ -243,6 +257,30 @@ def _read_slide(path: Path, *, edge_px: int, mpp_level0: float | None) -> _Slide
         raise DataError(f"{path}: cannot be read as a slide: {error}", remedy="check the file; is it whole?") from None
     mpp = mpp_level0 if mpp_level0 is not None else _positive(stated)
     return _Slide(np.asarray(picture), size[0] / picture.width, size, mpp)
+
+
+def check_size(path: Path, size: tuple[int, int], expected: tuple[int | None, int | None] | None) -> None:
+    """Check that a slide is as large (width, height) as the one the features were made from.
+
+    Raises:
+        DataError: it is another slide.
+    """
+    if expected is not None and None not in expected and size != expected:
+        raise DataError(
+            f"{path}: {size[0]}×{size[1]} px; the features are of a slide of {expected[0]}×{expected[1]} px",
+            remedy="name the slide they were made from",
+        )
+
+
+def _blank_slide(bag: Bag, size: tuple[int, int] | None, *, edge_px: int, mpp: float | None) -> _Slide:
+    """Return a white slide with its patches in grey: where tissue is, when there is no picture of it."""
+    right, bottom = (bag.coords_N2.numpy().max(axis=0) + bag.patch_size_level0).tolist()
+    width, height = size if size is not None else (right, bottom)
+    downsample = max(1.0, width / edge_px, height / edge_px)
+    shape = max(1, round(height / downsample)), max(1, round(width / downsample))
+    patches_HW = np.isfinite(paint(shape, downsample, bag, np.zeros(len(bag))))
+    picture_HW3 = np.where(patches_HW[..., None], np.uint8(205), np.uint8(255)).repeat(3, axis=-1)
+    return _Slide(picture_HW3, downsample, (width, height), mpp)
 
 
 def _positive(text: str | None) -> float | None:
