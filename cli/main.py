@@ -34,7 +34,6 @@ _EXTRAS = {
     **dict.fromkeys(("cv2", "openslide", "tifffile", "imagecodecs"), "client"),
     **dict.fromkeys(("matplotlib", "jinja2"), "report"),
     "tensorboard": "track",
-    "timm": "timm",
     "ray": "ray",
 }
 """Which extra of the distribution brings a package that the base does without."""
