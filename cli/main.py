@@ -31,7 +31,7 @@ app.command("demo")(demo_command)
 
 _DEBUG = "FEDPATH_DEBUG"
 _EXTRAS = {
-    **dict.fromkeys(("cv2", "openslide", "tifffile", "imagecodecs"), "client"),
+    **dict.fromkeys(("cv2", "openslide", "tifffile", "imagecodecs", "simplejpeg"), "client"),
     **dict.fromkeys(("matplotlib", "jinja2"), "report"),
     "tensorboard": "track",
     "ray": "ray",

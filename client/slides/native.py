@@ -6,23 +6,23 @@ neighbours are read, and copied into place. What is decoded is compared with Ope
 Sizes and places are in pixels of a level unless they say level 0.
 """
 
-import math
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import imagecodecs
 import numpy as np
 import tifffile
 from numpy.typing import NDArray
 
-from fedpath.client.slides.scaled_jpeg import SCALES, decode_scaled, whole_stream
+from fedpath.client.slides.scaled_jpeg import SCALES, decode, whole_stream
 from fedpath.client.slides.tile_cache import TileCache
 
-READER = f"native tiles, tifffile {tifffile.__version__}, imagecodecs {imagecodecs.__version__}"
+_LIBRARIES = ("tifffile", "imagecodecs", "simplejpeg")
+READER = "native tiles, " + ", ".join(f"{name} {version(name)}" for name in _LIBRARIES)
 VENDORS = frozenset({"aperio", "generic-tiff"})
 """OpenSlide's names of the formats whose levels are grids of tiles without gaps or overlaps."""
 _MOST_BYTES = 256 << 20
@@ -62,7 +62,7 @@ class TileGridOfLevel:
     sizes: tuple[int, ...]
     """Bytes of each tile, row by row; 0 for one that is missing."""
     decode: Callable[[bytes, int], NDArray[np.uint8]]
-    """From a tile's bytes and place to RGB; edge tiles may come whole or cut."""
+    """From a tile's bytes and place to RGB, where it is no JPEG; edge tiles may come whole or cut."""
     stream: Callable[[bytes], bytes] | None
     """From a tile's bytes to a JPEG file; None for other codecs."""
 
@@ -169,9 +169,9 @@ class NativeTiles:
         if len(raw) != size:
             raise BrokenTileError(f"tile {column}, {row}: the file ends within it")
         try:
-            if scale == 1 or grid.stream is None:
+            if grid.stream is None:
                 return grid.decode(raw, place)
-            return decode_scaled(grid.stream(raw), scale)
+            return decode(grid.stream(raw), grid.tile_height, grid.tile_width, scale)
         # The codecs have their own kinds of errors, one a codec, and tifffile adds some.
         except Exception as error:
             raise BrokenTileError(f"tile {column}, {row}: {error}") from error
@@ -214,13 +214,7 @@ def _grids(pages: list[tifffile.TiffPage], sizes: list[tuple[int, int]]) -> list
 
 def _grid(page: tifffile.TiffPage, codec: str) -> TileGridOfLevel:
     decode, tables = page.decode, page.jpegtables
-    shape, rgb = (page.tilelength, page.tilewidth, 3), page.photometric == tifffile.PHOTOMETRIC.RGB
     subtract = page.compression == tifffile.COMPRESSION.APERIO_JP2000_YCBC
-
-    def jpeg_to_rgb(raw: bytes, _place: int) -> NDArray[np.uint8]:
-        out_HW3, stored = _off_alignment(shape), "RGB" if rgb else "YCBCR"
-        imagecodecs.jpeg8_decode(raw, tables=tables, colorspace=stored, outcolorspace="RGB", out=out_HW3)
-        return out_HW3
 
     def to_rgb(raw: bytes, place: int) -> NDArray[np.uint8]:
         decoded: Any = decode(raw, place, jpegtables=tables)[0]
@@ -229,7 +223,7 @@ def _grid(page: tifffile.TiffPage, codec: str) -> TileGridOfLevel:
 
     stream = None
     if codec == "JPEG":
-        stream = partial(whole_stream, tables=tables, rgb=rgb)
+        stream = partial(whole_stream, tables=tables, rgb=page.photometric == tifffile.PHOTOMETRIC.RGB)
     return TileGridOfLevel(
         page.imagewidth,
         page.imagelength,
@@ -238,21 +232,9 @@ def _grid(page: tifffile.TiffPage, codec: str) -> TileGridOfLevel:
         codec,
         tuple(page.dataoffsets),
         tuple(page.databytecounts),
-        jpeg_to_rgb if codec == "JPEG" else to_rgb,
+        to_rgb,
         stream,
     )
-
-
-def _off_alignment(shape: tuple[int, ...]) -> NDArray[np.uint8]:
-    """Return an array whose memory begins 16 bytes beside a multiple of 32.
-
-    libjpeg-turbo writes rows that begin on such a multiple past the processor's cache. Tiles are copied from at once:
-    in the cache they are decoded in 30 % less time, to the same pixels.
-    """
-    size = math.prod(shape)
-    memory = np.empty(size + 32, np.uint8)
-    start = (16 - memory.ctypes.data) % 32
-    return memory[start : start + size].reshape(shape)
 
 
 def _below(page: object) -> list[tifffile.TiffPage]:
