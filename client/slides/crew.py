@@ -173,7 +173,6 @@ class _Desk:
     def finished(self, worker: str, job: Job, outcome: _Outcome) -> None:
         """Note what became of a slide."""
         self._held[worker].remove(job)
-        self._doing.pop(job, None)
         self._finished.append((job, outcome))
 
     def lost(self, worker: str) -> int:

@@ -28,7 +28,7 @@ VENDORS = frozenset({"aperio", "generic-tiff"})
 _MOST_BYTES = 256 << 20
 _ROWS, _MORE = 3, 64
 """Rows of tiles that are kept, and single ones: a walk row by row returns to a tile within two rows. Memory that is
-used again soon is faster than fresh memory, by a third of all the time aligned reading takes."""
+used again soon is faster than fresh memory."""
 _CODECS: dict[int, str] = {
     tifffile.COMPRESSION.NONE: "uncompressed",
     tifffile.COMPRESSION.LZW: "LZW",

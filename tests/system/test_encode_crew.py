@@ -21,6 +21,7 @@ from fedpath.core.errors import ConfigError
 
 pytestmark = pytest.mark.system
 SETTINGS = EncodeSettings(0.5, 64, batch=8)
+MANY_PATCHES = EncodeSettings(0.5, 16, batch=8)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +35,13 @@ def slides(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def encode(
-    slides: Path, out: Path, crew: Crew | None, progress: Callable[[EncodeProgress], None] | None = None
+    slides: Path,
+    out: Path,
+    crew: Crew | None,
+    progress: Callable[[EncodeProgress], None] | None = None,
+    settings: EncodeSettings = SETTINGS,
 ) -> EncodeReport:
-    return encode_folder(slides, out, SETTINGS, encoder="seeded-conv", crew=crew, progress=progress)
+    return encode_folder(slides, out, settings, encoder="seeded-conv", crew=crew, progress=progress)
 
 
 def test_two_processes_make_what_one_makes(slides: Path, tmp_path: Path) -> None:
@@ -63,7 +68,7 @@ def test_a_process_that_is_killed_is_replaced_and_loses_nothing(slides: Path, tm
             killed.append(workers[0].pid)
             os.kill(workers[0].pid, signal.SIGKILL)
 
-    report = encode(slides, tmp_path, Crew("local", 2, "cpu"), kill_once)
+    report = encode(slides, tmp_path, Crew("local", 2, "cpu"), kill_once, MANY_PATCHES)
     assert killed
     assert len(report.done) + len(report.skipped) == 8
     assert [bad.slide_id for bad in report.quarantined] == ["bad"]
