@@ -20,6 +20,8 @@ def info_command(
 ) -> None:
     """Show format, size, levels, µm/px and how a slide is read. Labels, macro images and other header fields are not
     read: they can carry names.
+
+    Slides that cannot be read are named after the others, and the command ends with an error.
     """
     import json
     from dataclasses import asdict
@@ -27,14 +29,23 @@ def info_command(
     from rich.console import Console
 
     from fedpath.client.slides.info import slide_info
+    from fedpath.core.errors import DataError
 
-    infos = [slide_info(path, slide_mpp=slide_mpp) for path in slides]
+    infos, errors = [], []
+    for path in slides:
+        try:
+            infos.append(slide_info(path, slide_mpp=slide_mpp))
+        except DataError as error:
+            errors.append(error)
     if json_:
         typer.echo(json.dumps([asdict(info) for info in infos], indent=2))
-        return
-    console = Console()
-    for info in infos:
-        _show(info, console)
+    else:
+        console = Console()
+        for info in infos:
+            _show(info, console)
+    if errors:
+        others = f" ({len(errors)} of {len(slides)} slides cannot be read)" if len(errors) > 1 else ""
+        raise DataError(f"{errors[0].message}{others}", remedy=errors[0].remedy)
 
 
 def _show(info: "SlideInfo", console: "Console") -> None:
