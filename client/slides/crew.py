@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,10 +49,16 @@ def encode_by_crew(
         DataError: as ``encode_slides``, or workers die as soon as they start.
         OSError: as ``encode_slides``.
     """
+    # Workers have folders of their own to start from.
+    jobs = [replace(job, path=job.path.absolute(), out=job.out.absolute()) for job in jobs]
+    weights = None if weights is None else weights.absolute()
+    if settings.outlines is not None:
+        settings = replace(settings, outlines=settings.outlines.absolute())
     with _connected(crew, settings) as ray:
-        desk = ray.remote(_Desk).options(num_cpus=0).remote(list(jobs))
+        desk = ray.remote(_Desk).options(num_cpus=0).remote(jobs)
         gpus = int(crew.device == "cuda")
         hire = ray.remote(_Worker).options(num_cpus=settings.threads, num_gpus=gpus)
+        # Each run with its worker's name, and the worker: Ray ends an actor to which no reference is left.
         runs: dict[Any, tuple[str, Any]] = {}
 
         def start(number: int) -> None:
@@ -67,7 +73,7 @@ def encode_by_crew(
         while runs:
             ended, _ = ray.wait(list(runs), timeout=_TELL_EVERY_S)
             for run in ended:
-                name, _worker = runs.pop(run)
+                name, _ = runs.pop(run)
                 if _ended_well(ray, run):
                     continue
                 held = ray.get(desk.lost.remote(name))

@@ -74,7 +74,10 @@ def encode_folder(
         quarantined = [bad for bad in found.doubled if only is None or bad.slide_id in only]
         for job, outcome in outcomes:
             told.ended(job, outcome)
-            (results if isinstance(outcome, SlideResult) else quarantined).append(outcome)  # type: ignore[arg-type]
+            if isinstance(outcome, SlideResult):
+                results.append(outcome)
+            else:
+                quarantined.append(outcome)
         report = _report(out, results, quarantined, found.ignored, time.monotonic() - started)
         stated = _in_words(ready, settings)
         write_json(out / REPORT, {"settings": stated, **asdict(report)})

@@ -14,9 +14,8 @@ class TimeLeft:
     def __init__(self, sizes: Mapping[str, int]) -> None:
         """Know the size of every slide, by slide_id."""
         self._sizes, self._open = dict(sizes), dict.fromkeys(sizes, 1.0)
-        self._worked, self._started = 0.0, None
-
-    _started: float | None
+        self._worked = 0.0
+        self._started: float | None = None
 
     def update(self, slide_id: str, share: float, now: float) -> None:
         """Note that a share (0 to 1) of a slide is done, at a time of a steady clock."""

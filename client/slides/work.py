@@ -48,9 +48,8 @@ def encode_slides(
     ):
         for job, found in ahead:
             tell(job, 0, 0)
-            if isinstance(found, Reading):
-                found = _encode(job, found, encoder, settings, tell)
-            yield job, _quarantined(job, found) if isinstance(found, DataError) else found
+            outcome = _encode(job, found, encoder, settings, tell) if isinstance(found, Reading) else found
+            yield job, _quarantined(job, outcome) if isinstance(outcome, DataError) else outcome
 
 
 def _encode(
