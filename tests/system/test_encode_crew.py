@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,16 @@ def encode(
     return encode_folder(slides, out, settings, encoder="seeded-conv", crew=crew, progress=progress)
 
 
+def workers_here() -> list[int]:
+    """Ids of the encoding processes that this process started."""
+    found = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error):  # it has ended meanwhile
+            if "_Worker" in " ".join(child.cmdline()):
+                found.append(child.pid)
+    return found
+
+
 def test_two_processes_make_what_one_makes(slides: Path, tmp_path: Path) -> None:
     told: list[EncodeProgress] = []
     alone = encode(slides, tmp_path / "alone", None)
@@ -62,11 +73,10 @@ def test_a_process_that_is_killed_is_replaced_and_loses_nothing(slides: Path, tm
     killed: list[int] = []
 
     def kill_once(_: EncodeProgress) -> None:
-        children = psutil.Process().children(recursive=True)
-        workers = [child for child in children if "_Worker" in " ".join(child.cmdline())]
-        if workers and not killed:
-            killed.append(workers[0].pid)
-            os.kill(workers[0].pid, signal.SIGKILL)
+        workers = [] if killed else workers_here()
+        if workers:
+            killed.append(workers[0])
+            os.kill(workers[0], signal.SIGKILL)
 
     report = encode(slides, tmp_path, Crew("local", 2, "cpu"), kill_once, MANY_PATCHES)
     assert killed
