@@ -75,6 +75,9 @@ def write_gallery(folder: Path, slide_path: Path, explained: Explained, *, branc
                 for place, n in enumerate(chosen, start=1)
             ]
     for name, patches in rows.items():
+        # Of an earlier run, perhaps with another model: beside these they would pass for its patches.
+        for old in (folder / name).glob("*_score-*_x-*_y-*.png"):
+            old.unlink()
         for patch in patches:
             file = f"{patch.place:02d}_score-{patch.score:.6g}_x-{patch.x}_y-{patch.y}.png"
             _, encoded = cv2.imencode(".png", patch.pixels_HW3[..., ::-1])

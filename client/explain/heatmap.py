@@ -7,14 +7,18 @@ its attention, at the place and in the size it was cut. Both with a scale bar.
 import csv
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from fedpath.client.slides.openslide_file import OpenSlideFile
+from fedpath.client.slides.reader import Slide
+from fedpath.client.slides.tissue import read_overview
 from fedpath.core.bags.bag import Bag
 from fedpath.core.errors import DataError
 from fedpath.core.files import write_text
@@ -30,6 +34,10 @@ Mode = Literal["rank", "raw"]
 COLOURS = "viridis"  # perceptually even, safe for colour-blind readers, and far from haematoxylin and eosin
 _OUTLINE = "#111111"
 _ALPHA = 0.62
+_CLASSES = 4
+"""In the title, the most probable first: more do not fit."""
+_UNREADABLE = 128
+"""Grey: what cannot be read is not glass."""
 
 
 def attention_heatmap(
@@ -41,6 +49,7 @@ def attention_heatmap(
     probability: float | None = None,
     positive: str = "positive",
     label: str | None = None,
+    probabilities: Mapping[str, float] | None = None,
     mode: Mode = "rank",
     mpp_level0: float | None = None,
     size_level0: tuple[int, int] | None = None,
@@ -58,6 +67,7 @@ def attention_heatmap(
         probability: predicted probability of ``positive``, for the title.
         positive: name of the positive class.
         label: true label, for the title.
+        probabilities: predicted, of every class, for the title; in place of ``probability``.
         mode: "rank" colours by the share of the slide's patches with less attention; "raw" by attention itself.
         mpp_level0: µm/px at level 0, where the slide does not say; without either there is no scale bar.
         size_level0: width and height of the slide the features were made from, in pixels, where known.
@@ -122,12 +132,12 @@ def attention_heatmap(
         if mode == "rank":
             bar.set_ticks([0, 0.5, 1], labels=["least", "median", "most"])
         shown = "slide" if slide_path is not None else "patches"
+        by = "by rank" if mode == "rank" else "raw"
         left.set_title(f"{shown}, {positive} outlined" if truth_polygons else shown, loc="left", fontsize=9)
-        right.set_title(f"{whose} over tissue", loc="left", fontsize=9)
+        right.set_title(f"{whose} over tissue, {by}", loc="left", fontsize=9)
         if titled:
-            figure.text(
-                0.002, 1 - 0.16 / layout.height, _title(bag, probability, positive, label), va="center", fontsize=10
-            )
+            title = _title(bag, probabilities if probabilities is not None else probability, positive, label)
+            figure.text(0.002, 1 - 0.16 / layout.height, title, va="center", fontsize=10)
         stream = io.BytesIO()
         figure.savefig(stream, format="png", metadata={"Software": None})
     return stream.getvalue()
@@ -246,17 +256,21 @@ def checked(bag: Bag, attention_N: Sequence[float] | Floats) -> Floats:
 
 
 def _read_slide(path: Path, *, edge_px: int, mpp_level0: float | None) -> _Slide:
-    import openslide
-
-    try:
-        with openslide.OpenSlide(path) as slide:
-            size = slide.dimensions
-            picture = slide.get_thumbnail((edge_px, edge_px)).convert("RGB")
-            stated = slide.properties.get(openslide.PROPERTY_NAME_MPP_X)
-    except (openslide.OpenSlideError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as a slide: {error}", remedy="check the file; is it whole?") from None
-    mpp = mpp_level0 if mpp_level0 is not None else _positive(stated)
-    return _Slide(np.asarray(picture), size[0] / picture.width, size, mpp)
+    """Read a thumbnail, block by block: memory does not grow with the slide, also where it has only its level 0."""
+    file = OpenSlideFile(path)
+    stated = file.stated_mpp
+    file.close()
+    mpp = mpp_level0 if mpp_level0 is not None else (stated[0] if stated and stated[0] > 0 else None)
+    # Without µm/px a slide is drawn in its pixels, and has no scale bar.
+    with Slide(path, slide_mpp=mpp or 1.0) as slide:
+        size = slide.width, slide.height
+        downsample = max(1.0, max(size) / edge_px)
+        finer = slide.whole_mpp(slide.mpp * max(1.0, downsample / 1.5))
+        overview_HW3, unreadable_HW = read_overview(slide, finer)
+    overview_HW3[unreadable_HW] = _UNREADABLE
+    shape = max(1, round(size[0] / downsample)), max(1, round(size[1] / downsample))
+    picture = cv2.resize(overview_HW3, shape, interpolation=cv2.INTER_AREA)
+    return _Slide(np.asarray(picture, np.uint8), downsample, size, mpp)
 
 
 def check_size(path: Path, size: tuple[int, int], expected: tuple[int | None, int | None] | None) -> None:
@@ -283,15 +297,6 @@ def _blank_slide(bag: Bag, size: tuple[int, int] | None, *, edge_px: int, mpp: f
     return _Slide(picture_HW3, downsample, (width, height), mpp)
 
 
-def _positive(text: str | None) -> float | None:
-    """Return a property as a positive number; None where it is missing or nonsense."""
-    try:
-        number = float(text) if text is not None else math.nan
-    except ValueError:
-        return None
-    return number if math.isfinite(number) and number > 0 else None
-
-
 def _scale_bar(axes: "Axes", slide: _Slide) -> None:
     """Draw a bar of a round length (1, 2 or 5 times a power of ten) near a fifth of the slide's width."""
     if slide.mpp is None:
@@ -314,10 +319,14 @@ def round_length(wanted: float) -> float:
     return max((factor * power for factor in (1, 2, 5, 10) if factor * power <= wanted * (1 + 1e-9)), default=power)
 
 
-def _title(bag: Bag, probability: float | None, positive: str, label: str | None) -> str:
+def _title(bag: Bag, predicted: Mapping[str, float] | float | None, positive: str, label: str | None) -> str:
     parts = [bag.slide_id]
-    if probability is not None:
-        parts.append(f"predicted probability of {positive}: {probability:.2f}")
+    if isinstance(predicted, Mapping):
+        order = sorted(predicted, key=predicted.__getitem__, reverse=True)
+        classes = ", ".join(f"{name} {predicted[name]:.2f}" for name in order[:_CLASSES])
+        parts.append(f"predicted: {classes}{', …' if len(order) > _CLASSES else ''}")
+    elif predicted is not None:
+        parts.append(f"predicted probability of {positive}: {predicted:.2f}")
     if label is not None:
         parts.append(f"true label: {label}")
     return "   ·   ".join(parts)

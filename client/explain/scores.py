@@ -57,10 +57,12 @@ class Explained:
         return branch_N
 
     def branches(self, wanted: str) -> list[str]:
-        """Return the names ``attention`` takes that are meant: one, or for ``all`` the mean and each branch."""
+        """Return the names ``attention`` takes that are meant: one, or for ``all`` the mean and, of several, each."""
         if wanted != ALL:
             self.attention(wanted)
             return [wanted]
+        if len(self.attention_KN) == 1:
+            return [MEAN]
         return [MEAN, *(str(number) for number in range(1, len(self.attention_KN) + 1))]
 
 

@@ -188,3 +188,19 @@ def test_other_features_and_branches_than_the_models_are_refused(folder: Path, t
             ["geojson", "--model", str(folder / "abmil.safetensors"), "--features", str(tmp_path), "--out", "o"],
             catch_exceptions=False,
         )
+
+
+def test_patches_of_an_earlier_gallery_do_not_stay_beside_the_new_ones(folder: Path, tmp_path: Path) -> None:
+    slides = ["--slides", str(folder / "slides")]
+    invoke(folder, "gallery", tmp_path, *slides, "--count", "5")
+    note = tmp_path / "s0" / "top" / "note.png"
+    note.write_bytes(b"a person's own")
+    invoke(folder, "gallery", tmp_path, *slides, "--count", "2", model="abmil")
+    for name in ("top", "bottom"):
+        assert len(list((tmp_path / "s0" / name).glob("*_score-*.png"))) == 2
+    assert note.read_bytes() == b"a person's own"
+
+
+def test_a_model_of_one_branch_is_drawn_once(folder: Path, tmp_path: Path) -> None:
+    invoke(folder, "geojson", tmp_path, "--branch", "all", model="abmil")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["s0.geojson", "s1.geojson"]

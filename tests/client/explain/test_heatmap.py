@@ -2,13 +2,16 @@ import csv
 import io
 
 import numpy as np
+import openslide
 import pytest
 import tifffile
 import torch
 from PIL import Image
 from scipy.stats import rankdata
+from slide_files import break_tile, small_slide
 
 from fedpath.client.explain.heatmap import attention_heatmap, paint, ranks, round_length, save_scores
+from fedpath.client.slides.reader import Slide
 from fedpath.core.bags.bag import Bag
 from fedpath.core.errors import DataError
 
@@ -126,9 +129,9 @@ def test_wrong_attention_is_named(slide, tmp_path):
         attention_heatmap(slide, make_bag([(0, 0)], patch=0), [0.5])
     broken = tmp_path / "broken.tif"
     broken.write_bytes(slide.read_bytes()[:100])
-    with pytest.raises(DataError, match=r"broken\.tif: cannot be read"):
+    with pytest.raises(DataError, match=r"broken\.tif: not a slide"):
         attention_heatmap(broken, bag, [0.5, 0.5])
-    with pytest.raises(DataError, match=r"absent\.tif: cannot be read"):
+    with pytest.raises(DataError, match=r"absent\.tif: no such slide"):
         attention_heatmap(tmp_path / "absent.tif", bag, [0.5, 0.5])
 
 
@@ -162,3 +165,47 @@ def test_scores_are_saved_raw(tmp_path):
         rows = list(csv.DictReader(file))
     assert rows[0] == {"x": "0", "y": "128", "attention": "0.30000000000000004", "rank": "1.000000"}
     assert [row["x"] for row in rows] == ["0", "256"]
+
+
+def test_a_slide_of_one_level_is_never_read_whole(tmp_path, monkeypatch):
+    path, edge = tmp_path / "flat.tif", 8192
+    with tifffile.TiffWriter(path) as writer:
+        tile = np.full((512, 512, 3), GREY, np.uint8)
+        tiles = (tile for _ in range((edge // 512) ** 2))
+        writer.write(tiles, shape=(edge, edge, 3), dtype=np.uint8, tile=(512, 512), compression="jpeg",
+                     photometric="ycbcr")  # fmt: skip
+    largest = []
+    own, openslides = Slide.read, openslide.OpenSlide.read_region
+
+    def read(self, x, y, *, mpp, size):
+        largest.append(size * mpp / self.mpp)
+        return own(self, x, y, mpp=mpp, size=size)
+
+    def read_region(self, location, level, size):
+        largest.append(max(size))
+        return openslides(self, location, level, size)
+
+    monkeypatch.setattr(Slide, "read", read)
+    monkeypatch.setattr(openslide.OpenSlide, "read_region", read_region)
+    attention_heatmap(path, make_bag([(0, 0)]), [1.0], mpp_level0=0.5)
+    assert 0 < max(largest) <= edge * 0.51
+
+
+def test_what_cannot_be_read_is_grey_and_the_rest_is_drawn(tmp_path):
+    path = tmp_path / "S-1.tif"
+    small_slide(path)
+    break_tile(path, 10, 10)
+    with tifffile.TiffFile(path) as file:
+        side = file.pages[0].imagewidth
+    pixels = pixels_of(attention_heatmap(path, make_bag([(side - PATCH, side - PATCH)]), [1.0], width_px=3000))
+    grey = (np.abs(pixels - 128) <= 1).all(axis=2)
+    assert 0.002 < grey.mean() < 0.3
+
+
+def test_the_title_names_every_class(slide):
+    def pictured(**more):
+        return attention_heatmap(slide, make_bag([(0, 0), (128, 0)]), [0.2, 0.8], **more)
+
+    two = pictured(probabilities={"benign": 0.25, "tumour": 0.75})
+    assert two != pictured(probabilities={"benign": 0.35, "tumour": 0.65})
+    assert two == pictured(probabilities={"tumour": 0.75, "benign": 0.25})
