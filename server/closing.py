@@ -8,9 +8,9 @@ from fedpath.core.events import EventLog
 from fedpath.core.exchange.messages import Evaluate, Evaluation, Finish, Metrics, Receipt, RunFacts
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models.protocol import BagModel
-from fedpath.server.conversation import Conversation
 from fedpath.server.folder import Closing, RunFolder
 from fedpath.server.standing import Standing, weighted
+from fedpath.server.talk import Talk, ask
 
 _FAREWELL_S = 60.0
 
@@ -31,7 +31,7 @@ class Close:
         self,
         config: FederationConfig,
         facts: RunFacts,
-        talk: Conversation,
+        talk: Talk,
         folder: RunFolder,
         events: EventLog,
         stop: threading.Event,
@@ -82,7 +82,7 @@ class Close:
         # Of a stage in between, later ones need what arrives here: a site is given the time it has for a round.
         timeout_s = self._config.server.round_timeout_s if more else _FAREWELL_S
         have = []
-        for reply in self._talk.ask(present, order, best.arrays, timeout_s, self._stop):
+        for reply in ask(self._talk, present, order, best.arrays, timeout_s, self._stop):
             if isinstance(reply.answer, Receipt):
                 have.append(reply.site)
             else:
@@ -96,7 +96,7 @@ class Close:
         base = hash_arrays(model)
         order = Evaluate(facts=self._facts, round=round_, base=base, split=split)
         figures: dict[str, Metrics] = {}
-        for reply in self._talk.ask(sites, order, model, self._config.server.round_timeout_s, self._stop):
+        for reply in ask(self._talk, sites, order, model, self._config.server.round_timeout_s, self._stop):
             if isinstance(reply.answer, Evaluation) and reply.answer.base == base:
                 figures[reply.site] = reply.answer.metrics
                 self._events.emit("evaluated", site=reply.site, round=round_, split=split, auc=reply.answer.metrics.auc)

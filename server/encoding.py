@@ -16,9 +16,9 @@ from fedpath.core.events import EventLog
 from fedpath.core.exchange.checks import check_encoded
 from fedpath.core.exchange.messages import Encode, Encoded, RunFacts
 from fedpath.core.files import write_json
-from fedpath.server.conversation import Conversation, Reply, Silence
 from fedpath.server.gather import Needs, dismiss, telling_sites
 from fedpath.server.kept import read_kept
+from fedpath.server.talk import Reply, Silence, Talk, ask
 
 ENCODED_FILE = "encoded.json"
 _POLL_S = 0.1
@@ -41,7 +41,7 @@ class Encoding:
         self,
         config: FederationConfig,
         facts: RunFacts,
-        talk: Conversation,
+        talk: Talk,
         folder: Path,
         events: EventLog,
         stop: threading.Event,
@@ -80,7 +80,7 @@ class Encoding:
                 continue
             self._events.emit("encoding", sites=sorted(there))
             left_s = timeout_s - (now - started)
-            for reply in self._talk.ask(there, Encode(facts=self._facts), {}, left_s, self._stop):
+            for reply in ask(self._talk, there, Encode(facts=self._facts), {}, left_s, self._stop):
                 self._take_in(reply, done, out)
             idle_since = time.monotonic()
         for site, reason in sorted(out.items()):

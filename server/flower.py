@@ -178,7 +178,6 @@ class FlowerServer:
 
     def receive(self, ticket: Ticket) -> bytes | Lost | None:
         """Return the answer to a ticket, `Lost` when none will come, or None when it is not whole yet."""
-        self._news.clear()
         if ticket.message_id not in self._answers:
             self._collect()
         answer = self._answers.get(ticket.message_id)
@@ -200,8 +199,12 @@ class FlowerServer:
         return _blob(answer.message_id, answer.contents)
 
     def wait_for_news(self, timeout_s: float) -> None:
-        """Wait until something has arrived since the last `receive`, or the time is up."""
+        """Wait until something has arrived since `expect_news`, or the time is up."""
         self._news.wait(timeout_s)
+
+    def expect_news(self) -> None:
+        """Call this before looking whether answers are there: what arrives from now on is news."""
+        self._news.clear()
 
     def drop(self, ticket: Ticket) -> None:
         """Forget a message: whether or not it was fetched, an answer to it is no longer wanted."""

@@ -12,7 +12,7 @@ from fedpath.core.events import EventLog
 from fedpath.core.exchange.contract import differences, disagreements
 from fedpath.core.exchange.messages import Describe, Description, Refuse, RunFacts
 from fedpath.server.clinical import fault_of
-from fedpath.server.conversation import Conversation
+from fedpath.server.talk import Talk, ask
 
 _REPORT_EVERY_S = 15.0
 _FAREWELL_S = 5.0
@@ -42,7 +42,7 @@ def gather(
     gathered: Gathered,
     config: FederationConfig,
     facts: RunFacts,
-    talk: Conversation,
+    talk: Talk,
     events: EventLog,
     stop: threading.Event,
     *,
@@ -80,7 +80,7 @@ def gather(
         )
 
 
-def see_who_is_there(gathered: Gathered, config: FederationConfig, talk: Conversation, stop: threading.Event) -> None:
+def see_who_is_there(gathered: Gathered, config: FederationConfig, talk: Talk, stop: threading.Event) -> None:
     """Give the sites that take part a moment to come back; nobody has to."""
     grace_s = max(config.server.grace_s, _RETURN_S)
     _wait_for_sites(set(gathered.accepted), 0, grace_s, config, talk, EventLog(), stop)
@@ -90,7 +90,7 @@ def admit(
     gathered: Gathered,
     config: FederationConfig,
     facts: RunFacts,
-    talk: Conversation,
+    talk: Talk,
     events: EventLog,
     stop: threading.Event,
     *,
@@ -109,7 +109,7 @@ def admit(
         refused = {site: needs.otherwise for site in newcomers if site not in needs.sites}
         dismiss(refused, needs.otherwise, facts, talk)
         newcomers = [site for site in newcomers if site in needs.sites]
-    for reply in talk.ask(newcomers, Describe(facts=facts), {}, config.server.join_timeout_s, stop):
+    for reply in ask(talk, newcomers, Describe(facts=facts), {}, config.server.join_timeout_s, stop):
         if isinstance(reply.answer, Description):
             stated[reply.site] = reply.answer
         else:
@@ -137,14 +137,14 @@ def admit(
     return True
 
 
-def dismiss(sites: Iterable[str], reason: str, facts: RunFacts, talk: Conversation) -> None:
+def dismiss(sites: Iterable[str], reason: str, facts: RunFacts, talk: Talk) -> None:
     """Tell sites that they take no part any more, and why; whether they hear it changes nothing here."""
-    for _ in talk.ask(sites, Refuse(facts=facts, reason=reason), {}, _FAREWELL_S, threading.Event()):
+    for _ in ask(talk, sites, Refuse(facts=facts, reason=reason), {}, _FAREWELL_S, threading.Event()):
         pass
 
 
 @contextmanager
-def telling_sites(facts: RunFacts, talk: Conversation) -> Iterator[None]:
+def telling_sites(facts: RunFacts, talk: Talk) -> Iterator[None]:
     """Tell the sites that are there when what is done here ends early."""
     try:
         yield
@@ -161,7 +161,7 @@ def _wait_for_sites(
     needed: int,
     grace_s: float,
     config: FederationConfig,
-    talk: Conversation,
+    talk: Talk,
     events: EventLog,
     stop: threading.Event,
 ) -> None:

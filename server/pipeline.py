@@ -33,13 +33,13 @@ from fedpath.core.exchange.wire import Arrays
 from fedpath.core.files import write_json
 from fedpath.core.tuning.build import tuned_encoder
 from fedpath.core.tuning.model import SparseTuner
-from fedpath.server.conversation import Conversation
 from fedpath.server.encoding import Encoding
 from fedpath.server.folder import SUMMARY_FILE, RunFolder
 from fedpath.server.gather import Needs
 from fedpath.server.kept import read_kept
 from fedpath.server.rounds import FederatedRun, facts_of
 from fedpath.server.stages import build_model_of, config_of
+from fedpath.server.talk import Talk
 
 PIPELINE_FILE, ENCODER_FILE = "pipeline.json", "encoder.safetensors"
 
@@ -80,7 +80,7 @@ class Pipeline:
         self,
         config: FederationConfig,
         run: str,
-        talk: Conversation,
+        talk: Talk,
         folder: Path,
         events: EventLog,
         stop: threading.Event,

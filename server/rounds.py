@@ -25,11 +25,11 @@ from fedpath.core.models.registry import fields_read
 from fedpath.server.aggregation import GroupMean
 from fedpath.server.clinical import Agreement
 from fedpath.server.closing import Close, summary_of
-from fedpath.server.conversation import Conversation, Reply, Silence
 from fedpath.server.folder import Closing, Members, RunFolder
 from fedpath.server.gather import Gathered, Needs, admit, gather, see_who_is_there, telling_sites
 from fedpath.server.records import RoundManifest, SiteRound
 from fedpath.server.standing import Best, Standing, weighted
+from fedpath.server.talk import Reply, Silence, Talk, ask
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class FederatedRun:
         config: FederationConfig,
         run: str,
         model: BagModel,
-        talk: Conversation,
+        talk: Talk,
         folder: RunFolder,
         events: EventLog,
         stop: threading.Event,
@@ -213,7 +213,8 @@ class FederatedRun:
         self._events.emit("round_started", round=round_, rounds=config.rounds, sites=sites)
         mean, aggregation_s = GroupMean(model), 0.0
         parts: dict[str, SiteRound] = {}
-        for reply in self._talk.ask(sites, order, model, self._config.server.round_timeout_s, self._stop):
+        answered = ask(self._talk, sites, order, model, self._config.server.round_timeout_s, self._stop)
+        for reply in sorted(answered, key=lambda reply: reply.site):
             began = time.monotonic()
             parts[reply.site] = self._take_in(reply, round_, base, model, mean)
             aggregation_s += time.monotonic() - began

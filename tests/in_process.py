@@ -1,7 +1,6 @@
 """A coordinator and its sites in one process: real orders, real workers and real answers, without a network."""
 
-import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from federation import write_cohort
@@ -21,14 +20,14 @@ from fedpath.core.exchange.messages import (
     encode,
 )
 from fedpath.core.exchange.wire import Arrays
-from fedpath.server.conversation import Conversation, Reply, Silence
+from fedpath.server.talk import Asked, Reply, Silence
 
 
 class Killed(BaseException):
     """Ends the coordinator where it stands, as a signal would: nothing handles it."""
 
 
-class Sites(Conversation):
+class Sites:
     """The sites, as a coordinator hears them. Each order and answer passes through its bytes.
 
     Args:
@@ -39,6 +38,8 @@ class Sites(Conversation):
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
         self._folder, self._here = folder, set(names)
         self._workers: dict[str, Worker] = {}
+        self._open: dict[Asked, bytes] = {}
+        self._posted = 0
         self.heard: list[tuple[str, str]] = []
         """Site and kind of every order, in order."""
         self.told: dict[str, str] = {}
@@ -57,19 +58,32 @@ class Sites(Conversation):
         """The sites that are there."""
         return set(self._here)
 
-    def ask(
-        self, sites: Iterable[str], order: Order, arrays: Arrays, timeout_s: float, stop: threading.Event
-    ) -> Iterator[Reply]:
-        """As a conversation over the network."""
-        content = encode(order, arrays)
-        for site in sorted(sites):
-            if site not in self._here:
-                yield Reply(site, Silence("it is not connected"), {}, len(content), 0)
-                continue
-            self.heard.append((site, order.kind))
-            answer, trained = self.answer(site, *decode_order(content))
-            received = encode(answer, trained)
-            yield Reply(site, *decode_answer(received), len(content), len(received))
+    def post(self, orders: Mapping[str, Order], arrays: Arrays, ttl_s: float) -> list[Asked]:
+        """As over the network; the sites work when they are listened to."""
+        posted = []
+        for site, order in orders.items():
+            self._posted += 1
+            asked = Asked(site, str(self._posted))
+            self._open[asked] = encode(order, arrays)
+            posted.append(asked)
+        return posted
+
+    def next_reply(self, asked: Collection[Asked], timeout_s: float) -> Reply | None:
+        """The answer of the first site by name."""
+        one = min(asked, key=lambda one: one.site)
+        content = self._open.pop(one)
+        if one.site not in self._here:
+            return Reply(one, Silence("it is not connected"), len(content), 0)
+        order, arrays = decode_order(content)
+        self.heard.append((one.site, order.kind))
+        answer, trained = self.answer(one.site, order, arrays)
+        received = encode(answer, trained)
+        answer, trained = decode_answer(received)
+        return Reply(one, answer, len(content), len(received), trained)
+
+    def drop(self, asked: Asked) -> None:
+        """Forget an order."""
+        self._open.pop(asked, None)
 
     def answer(self, site: str, order: Order, arrays: Arrays) -> tuple[Answer, Arrays]:
         """What a site's agent does with an order."""

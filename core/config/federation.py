@@ -6,6 +6,15 @@ from typing import Annotated, Self
 from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from fedpath.core.config.clinical import ClinicalSchema
+from fedpath.core.config.federated import (
+    AggregationSection,
+    AsynchronousSection,
+    DeadlineSection,
+    ExchangeSection,
+    LateSection,
+    LocalSection,
+    OptimizerSection,
+)
 from fedpath.core.config.loading import FilePath, Section, load_toml
 from fedpath.core.config.model import ModelSection
 from fedpath.core.config.names import Address, BindAddress, FederationName, SiteName
@@ -45,6 +54,7 @@ class ServerSection(Section):
     grace_s: Annotated[float, Field(ge=0)] = 10.0
     """Once `min_sites` are there, wait this much longer for the others: a run starts with those it has."""
     round_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
+    """The longest a round lasts; rounds after the first have a deadline of their own: `[deadline]`."""
 
 
 def _no_label_twice(labels: list[str]) -> list[str]:
@@ -84,13 +94,6 @@ class EncoderSection(Section):
     """File of the encoder's weights, relative to federation.toml; needed for encoders that come without."""
 
 
-class AggregationSection(Section):
-    """What an update must satisfy before it counts."""
-
-    max_update_norm: Annotated[float, Field(gt=0)] | None = None
-    """Largest allowed Euclidean norm of an update's change; no limit by default."""
-
-
 class FederationConfig(Section):
     """The whole of ``federation.toml``."""
 
@@ -102,7 +105,13 @@ class FederationConfig(Section):
     model: ModelSection = ModelSection()
     training: TrainingSection = TrainingSection()
     encoder: EncoderSection = EncoderSection()
+    local: LocalSection = LocalSection()
     aggregation: AggregationSection = AggregationSection()
+    optimizer: OptimizerSection = OptimizerSection()
+    exchange: ExchangeSection = ExchangeSection()
+    deadline: DeadlineSection = DeadlineSection()
+    late: LateSection = LateSection()
+    asynchronous: AsynchronousSection | None = None
     stage: Annotated[list[Stage], AfterValidator(check_order)] = Field(default_factory=list)
     """The pipeline; a single stage of kind train when it is empty."""
 
@@ -111,6 +120,12 @@ class FederationConfig(Section):
         wanted, known = self.server.min_sites, len(self.federation.sites)
         if wanted is not None and wanted > known:
             raise ValueError(f"server.min_sites is {wanted} but federation.sites names only {known}")
+        return self
+
+    @model_validator(mode="after")
+    def _choices_fit(self) -> Self:
+        if unknown := sorted(self.local.learning_rate_scale.keys() - set(self.federation.sites)):
+            raise ValueError(f"local.learning_rate_scale names {unknown[0]}, which is not in federation.sites")
         return self
 
     @property

@@ -13,6 +13,9 @@ from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.wire import Arrays
 from fedpath.core.models.protocol import BagModel
 
+CONTROL = "control:"
+"""Before "group/parameter": an array of SCAFFOLD's control variate (to a site), or the change of a site's (from it)."""
+
 
 def to_arrays(model: BagModel, groups: Iterable[str] | None = None) -> Arrays:
     """Return copies of the model's state as float32 arrays named "group/parameter".

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, TypeAdapter, ValidationError, model_
 
 from fedpath.core.clinical.standard import ClinicalStatistics
 from fedpath.core.config.clinical import ClinicalSchema
+from fedpath.core.config.federated import ExchangeSection, LocalSection
 from fedpath.core.config.federation import FeaturesSection, Labels
 from fedpath.core.config.loading import Section
 from fedpath.core.config.model import ModelSection
@@ -92,6 +93,12 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     class_weights: bool
     accumulate_bags: Annotated[int, Field(ge=1)] = 1
+    local: LocalSection = LocalSection()
+    """How to train. The learning rate above has the site's scale in it already, and no other site's scale travels."""
+    exchange: ExchangeSection = ExchangeSection()
+    """How the update is to be written."""
+    control: Sha256 | None = None
+    """SCAFFOLD: hash of the control variate that comes along, in arrays named `CONTROL` + "group/parameter"."""
 
     @model_validator(mode="after")
     def _is_one_of_the_rounds(self) -> Self:
@@ -176,6 +183,8 @@ class Update(Section):
     patients: dict[str, Annotated[int, Field(le=_MOST)]]
     """Patients that trained each parameter group."""
     training_loss: float
+    steps: Count = 0
+    """Optimizer steps done."""
     validation: Metrics
     """Of the model that came with the order, before training."""
     seconds: Seconds

@@ -66,8 +66,47 @@ patience = 3
 [encoder]
 weights = "weights/conv.safetensors"
 
+[local]
+method = "fedprox"
+proximal = 0.1
+personal = ["norm"]
+steps = 20
+learning_rate_scale = {{ B = 0.5 }}
+
 [aggregation]
+combine = "trimmed-mean"
+byzantine = 2
+clip_norm = 3.0
 max_update_norm = 12.5
+order = "arrival"
+engine = "ray"
+ray_address = "auto"
+ray_workers = 4
+
+[optimizer]
+name = "fedadam"
+learning_rate = 0.02
+momentum = 0.8
+second_momentum = 0.9
+adaptivity = 0.01
+
+[exchange]
+encoding = "int8"
+changes_only = true
+
+[deadline]
+factor = 2.0
+floor_s = 30.0
+quorum_wait_s = 60.0
+
+[late]
+rule = "carry"
+staleness_exponent = 1.0
+most_rounds = 2
+
+[asynchronous]
+buffer = 2
+concurrency = 3
 
 [[stage]]
 kind = "train"
@@ -151,7 +190,35 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             "patience": 3,
         },
         "encoder": {"weights": tmp_path / "weights/conv.safetensors"},
-        "aggregation": {"max_update_norm": 12.5},
+        "local": {
+            "method": "fedprox",
+            "proximal": 0.1,
+            "personal": ["norm"],
+            "steps": 20,
+            "learning_rate_scale": {"B": 0.5},
+        },
+        "aggregation": {
+            "combine": "trimmed-mean",
+            "byzantine": 2,
+            "keep": None,
+            "clip_norm": 3.0,
+            "max_update_norm": 12.5,
+            "order": "arrival",
+            "engine": "ray",
+            "ray_address": "auto",
+            "ray_workers": 4,
+        },
+        "optimizer": {
+            "name": "fedadam",
+            "learning_rate": 0.02,
+            "momentum": 0.8,
+            "second_momentum": 0.9,
+            "adaptivity": 0.01,
+        },
+        "exchange": {"encoding": "int8", "changes_only": True},
+        "deadline": {"factor": 2.0, "floor_s": 30.0, "quorum_wait_s": 60.0},
+        "late": {"rule": "carry", "staleness_exponent": 1.0, "most_rounds": 2},
+        "asynchronous": {"buffer": 2, "concurrency": 3},
         "stage": [
             {
                 "kind": "train",
