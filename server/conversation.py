@@ -64,4 +64,4 @@ def _reply(asked: Asked, received: bytes | Lost, sent: int) -> Reply:
         answer, arrays = decode_answer(received)
     except RefusedError as error:
         return Reply(asked, Silence(error.message), sent, len(received))
-    return Reply(asked, answer, sent, len(received), arrays)
+    return Reply(asked, answer, sent, len(received), arrays, received)

@@ -41,6 +41,8 @@ class Reply:
     received_bytes: int
     arrays: Arrays = field(default_factory=dict)
     """That came with the answer and are small; empty where there is a file."""
+    content: bytes = b""
+    """The whole answer as it came, header and small arrays with their metadata: a safetensors blob."""
     file: Path | None = None
     """Large arrays: a file of `fedpath.core.exchange.stored`. It is the receiver's to move or to remove."""
 

@@ -79,7 +79,7 @@ class Sites:
         answer, trained = self.answer(one.site, order, arrays)
         received = encode(answer, trained)
         answer, trained = decode_answer(received)
-        return Reply(one, answer, len(content), len(received), trained)
+        return Reply(one, answer, len(content), len(received), trained, received)
 
     def drop(self, asked: Asked) -> None:
         """Forget an order."""
