@@ -116,7 +116,8 @@ def _crew(ray: str | None, workers: int | None, device: str) -> "Crew | None":
     Raises:
         ConfigError: no worker.
     """
-    from fedpath.client.slides.crew import LOCAL, Crew
+    from fedpath.client.slides.crew import Crew
+    from fedpath.core.cluster import LOCAL
     from fedpath.core.errors import ConfigError
 
     if workers is not None and workers < 1:

@@ -4,7 +4,6 @@ A desk hands out slides and collects results. A worker that dies is replaced; th
 each alone, so that one that brings its worker down is found and set apart, and no other.
 """
 
-import socket
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
@@ -18,13 +17,12 @@ from fedpath.client.slides.outcome import Quarantined, SlideResult
 from fedpath.client.slides.prepare import Job
 from fedpath.client.slides.settings import EncodeSettings
 from fedpath.client.slides.work import Tell, encode_slides
+from fedpath.core.cluster import connected
 from fedpath.core.errors import ConfigError, DataError, FedpathError
 
-LOCAL = "local"
 _MOST_TRIES = 2
 _MOST_FALSE_STARTS = 3
 _TELL_EVERY_S = 0.3
-_ANSWERS_WITHIN_S = 10
 _Outcome = SlideResult | Quarantined
 
 
@@ -113,20 +111,7 @@ def _connected(crew: Crew, settings: EncodeSettings) -> Iterator[Any]:
             "several devices need Ray, which is not installed",
             remedy="install fedpath[ray], or use one device with --workers 1",
         ) from None
-    quiet: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
-    if crew.address == LOCAL:
-        cores = crew.workers * settings.threads
-        ray.init(num_cpus=cores, include_dashboard=False, _node_ip_address="127.0.0.1", **quiet)
-    else:
-        try:
-            _knock(crew.address)
-            ray.init(address=crew.address, **quiet)
-        except (OSError, RuntimeError, ValueError) as error:
-            raise ConfigError(
-                f"--ray {crew.address}: no Ray cluster there ({str(error).partition(chr(10))[0]})",
-                remedy="start one (ray start --head) or give --ray local",
-            ) from None
-    try:
+    with connected(crew.address, "--ray", num_cpus=crew.workers * settings.threads) as ray:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         gpus = int(resources.get("GPU", 0))
         if crew.device == "cuda" and gpus < crew.workers:
@@ -135,15 +120,6 @@ def _connected(crew: Crew, settings: EncodeSettings) -> Iterator[Any]:
                 remedy=f"give --workers {gpus}" if gpus else "give --device cpu",
             )
         yield ray
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Raise OSError if nobody listens at host:port: Ray itself would wait for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=_ANSWERS_WITHIN_S).close()
 
 
 class _Desk:

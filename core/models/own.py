@@ -11,9 +11,12 @@ installed packages' metadata only: nothing of a package is imported before its m
 
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,12 +56,29 @@ class OwnModel:
 
 def own_models() -> list[OwnModel]:
     """Return the models that installed packages name, by name and package, without importing any of them."""
+    return list(_named_in(tuple((folder, _changed(folder)) for folder in sys.path)))
+
+
+@lru_cache(maxsize=1)
+def _named_in(_folders: tuple[tuple[str, int], ...]) -> tuple[OwnModel, ...]:
+    """Read the metadata of all packages in the folders that are searched: milliseconds, for every model that is built.
+
+    Args:
+        _folders: `sys.path`, with the time at which each was changed; an installation changes it.
+    """
     found = [
         OwnModel(entry.name, entry.dist.name, entry.dist.version, entry.value)
         for entry in entry_points(group=GROUP)
         if entry.dist is not None
     ]
-    return sorted(found, key=lambda own: (own.name, own.package))
+    return tuple(sorted(found, key=lambda own: (own.name, own.package)))
+
+
+def _changed(folder: str) -> int:
+    try:
+        return Path(folder).stat().st_mtime_ns
+    except OSError:  # the path names things that are not there
+        return 0
 
 
 def find_own(name: str) -> OwnModel | None:
