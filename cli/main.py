@@ -8,6 +8,7 @@ import typer
 
 from fedpath.cli import client, cohort, encoders, explain, models, provision, server, slides
 from fedpath.cli.demo.command import demo_command
+from fedpath.cli.simulate.command import simulate_command
 from fedpath.cli.train.command import train_command
 from fedpath.core.errors import FedpathError
 
@@ -27,6 +28,7 @@ app.add_typer(encoders.app, name="encoders")
 app.add_typer(explain.app, name="explain")
 app.command("provision")(provision.provision_command)
 app.command("train")(train_command)
+app.command("simulate")(simulate_command)
 app.command("demo")(demo_command)
 
 _DEBUG = "FEDPATH_DEBUG"

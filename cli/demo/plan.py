@@ -105,9 +105,9 @@ def make_plan(folder: Path, *, rounds: int, sites: int, seed: int, slides: int) 
     return Plan(folder, rounds, seed, slides, hospitals)
 
 
-def free_folder() -> Path:
-    """Return fedpath-demo here, or fedpath-demo-2, -3, … when demos were run before."""
-    names = chain(["fedpath-demo"], (f"fedpath-demo-{number}" for number in count(2)))
+def free_folder(name: str = "fedpath-demo") -> Path:
+    """Return a folder of that name here, or NAME-2, -3, … when there are some already."""
+    names = chain([name], (f"{name}-{number}" for number in count(2)))
     return next(folder for folder in map(Path, names) if not folder.exists())
 
 
