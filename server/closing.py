@@ -56,14 +56,14 @@ class Close:
             # Kept before the best model is replaced: a coordinator that is killed then finds why it was.
             self._folder.keep_closing(closing)
             auc, loss = weighted(closing.validation, "auc"), weighted(closing.validation, "loss")
-            if standing.judge(standing.round, standing.model, auc, loss):
-                self._folder.keep_model("best", standing.model, round_=standing.round)
+            if standing.judge(standing.round, auc, loss):
+                self._folder.models.call("best", standing.round)
             best_round = standing.best.round
             self._events.emit("judged", round=standing.round, auc=auc, loss=loss, best_round=best_round)
         if closing.test is None:
-            best, tests = standing.best, {}
+            tests = {}
             if self._tests:
-                tests = self._ask(best.round, best.arrays, sites, "test")
+                tests = self._ask(standing.best.round, self._folder.best_model(standing), sites, "test")
             closing = Closing(validation=closing.validation, test=tests)
             self._folder.keep_closing(closing)
         return closing
@@ -76,13 +76,13 @@ class Close:
             sites: that took part.
             more: another stage follows, so the sites are to stay.
         """
-        best = standing.best
-        order = Finish(facts=self._facts, base=hash_arrays(best.arrays), best_round=best.round, more=more)
+        best, model = standing.best, self._folder.best_model(standing)
+        order = Finish(facts=self._facts, base=hash_arrays(model), best_round=best.round, more=more)
         present = [site for site in sites if site in self._talk.online()]
         # Of a stage in between, later ones need what arrives here: a site is given the time it has for a round.
         timeout_s = self._config.server.round_timeout_s if more else _FAREWELL_S
         have = []
-        for reply in ask(self._talk, present, order, best.arrays, timeout_s, self._stop):
+        for reply in ask(self._talk, present, order, model, timeout_s, self._stop):
             if isinstance(reply.answer, Receipt):
                 have.append(reply.site)
             else:
@@ -103,7 +103,8 @@ class Close:
             else:
                 reason = getattr(reply.answer, "reason", "it answered with something else")
                 self._events.emit("evaluation_missing", site=reply.site, round=round_, split=split, reason=reason)
-        return figures
+        # In one order, whoever was first: the means over them are sums of floats.
+        return dict(sorted(figures.items()))
 
 
 def summary_of(
@@ -125,7 +126,7 @@ def summary_of(
         "run": facts.run,
         "rounds": standing.round,
         "best_round": best.round,
-        "best_model": hash_arrays(best.arrays),
+        "best_model": standing.manifests[best.round - 1].result if best.round else None,
         "validation_auc": best.auc,
         "validation_loss": best.loss,
         "last_validation_auc": weighted(closing.validation, "auc"),
@@ -133,7 +134,7 @@ def summary_of(
         "test_auc_mean_over_sites": weighted(tests, "auc"),
         "test": {site: metrics.model_dump(mode="json") for site, metrics in tests.items()},
         # A model is the work of the sites that counted up to its round, whoever else took part or came later.
-        "sites": sorted(site for site, rounds in standing.counted.items() if rounds[0] <= best.round),
+        "sites": sorted(standing.contributions(best.round)),
         "rounds_counted": standing.counted,
         "groups": groups,
         "groups_never_trained": [group for group, by in groups.items() if not by],

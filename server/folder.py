@@ -5,7 +5,9 @@ STATE/flower.db, flower.log     Flower's state, and what it complains about
 STATE/events.jsonl              what happened, as it happened
 STATE/runs/<run>/run.json       the settings and the sites that were accepted or refused, with reasons
 STATE/runs/<run>/rounds/0001.json   who was asked, answered, was refused, and what counted
-STATE/runs/<run>/last.safetensors, best.safetensors
+STATE/runs/<run>/rounds/0001.journal.jsonl   the same as it happened (`fedpath.server.journal`)
+STATE/runs/<run>/updates/0001/  the updates of the open round, until they have counted (`fedpath.server.spool`)
+STATE/runs/<run>/models/, last.safetensors, best.safetensors   `fedpath.server.checkpoints`
 STATE/runs/<run>/closing.json   what the sites said of the last and of the best model
 STATE/runs/<run>/summary.json   the result; written last: a run without it is not finished
 ```
@@ -14,40 +16,40 @@ Of a pipeline (`fedpath.server.pipeline`) each stage has such a folder.
 
 A round ends with these writes, each whole or not at all, in this order:
 
-1. `next.safetensors`: the model that the round ended with;
+1. `models/<round>`: the model that the round ended with;
 2. the round's manifest: from here on the round is done;
-3. `last` is renamed to `best`, if it is the best so far: the round has validated it;
-4. `next` is renamed to `last`.
+3. the model that the round started from is called `best`, if it is the best so far: the round has validated it;
+4. the new model is called `last`; the round's updates are removed.
 
-So at any moment the files hold the model of the last manifest and the best one. Which file is which tell the hashes in
-the manifests; after a kill the names may lag behind, and `standing` brings them up to date.
+So at any moment the files hold the model of the last manifest and the best one. After a kill the names may lag behind;
+`standing` brings them up to date. Where the newest model is damaged, its round is done again from the one before.
 """
 
 import json
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.config.loading import Section
 from fedpath.core.errors import DataError
-from fedpath.core.exchange.groups import to_arrays
 from fedpath.core.exchange.messages import Description, Metrics
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.files import write_json
-from fedpath.core.models.checkpoint import model_metadata, save_model
-from fedpath.core.models.protocol import BagModel
+from fedpath.server.checkpoints import Checkpoints
+from fedpath.server.journal import Journal
 from fedpath.server.kept import REMEDY, read_kept
-from fedpath.server.records import RoundManifest, read_chain, write_round
-from fedpath.server.standing import Standing, weighted
+from fedpath.server.records import ROUNDS, RoundManifest, manifest_path, read_chain, write_round
+from fedpath.server.spool import Spool
+from fedpath.server.standing import Best, Standing, weighted
 
 RUN_FILE, CLOSING_FILE, SUMMARY_FILE = "run.json", "closing.json", "summary.json"
+LOST = ".lost"
+"""Ending of a record that no longer holds: the model it speaks of is damaged."""
+Tell = Callable[[int, int], None]
 
 
 class Members(Section):
@@ -80,6 +82,19 @@ class RunFolder:
 
     path: Path
     config: FederationConfig
+    rest: Arrays = field(default_factory=dict)
+    """Parameters that every site keeps for itself, as they are before round 1."""
+
+    @property
+    def models(self) -> Checkpoints:
+        """The models of the last rounds: two, or as many as a late update may be old."""
+        late = self.config.late.most_rounds if self.carries else 0
+        return Checkpoints(self.path, self.config, kept=2 + late)
+
+    @property
+    def carries(self) -> bool:
+        """Whether updates that come after their round may count."""
+        return self.config.late.rule == "carry" or self.config.asynchronous is not None
 
     def start(
         self,
@@ -106,70 +121,85 @@ class RunFolder:
         """Return who takes part in the run that is in this folder; nobody in a new one."""
         return read_kept(self.path / RUN_FILE, _members_in) or Members()
 
-    def keep_round(self, manifest: RoundManifest, result: Arrays, *, better: bool) -> None:
-        """Keep a round that is done, as the module says.
+    def journal(self, round_: int) -> Journal:
+        """Return the journal of a round."""
+        return Journal(self.path / ROUNDS / f"{round_:04d}.journal.jsonl")
 
-        Args:
-            manifest: of the round.
-            result: the model it ended with.
-            better: the model it started from, the last one, is the best so far.
+    def spool(self, round_: int) -> Spool:
+        """Return where the updates of a round are kept until they have counted."""
+        return Spool(self.path / "updates" / f"{round_:04d}")
+
+    def keep_model(self, round_: int, standing: Standing) -> None:
+        """Keep the model that ``standing`` holds as that of a round."""
+        contributions = standing.contributions(round_)
+        self.models.keep(round_, standing.model, standing.state, self.rest, contributions)
+
+    def keep_round(self, manifest: RoundManifest, standing: Standing, result: Arrays, state: Arrays) -> bool:
+        """Keep a round that is done, as the module says, and move ``standing`` on.
+
+        Returns:
+            Whether the model that the round started from is the best so far.
         """
-        self.keep_model("next", result, round_=manifest.round)
+        models, journal, round_ = self.models, self.journal(manifest.round), manifest.round
+        contributions = standing.contributions(round_)
+        for site in manifest.counted():
+            contributions.setdefault(site, []).append(round_)
+        models.keep(round_, result, state, self.rest, contributions)
+        journal.note("aggregated", result=manifest.result)
         write_round(self.path, manifest)
+        better = standing.advance(manifest)
+        standing.model, standing.state = result, state
+        journal.note("evaluated", auc=manifest.validation_auc, loss=manifest.validation_loss)
         if better:
-            self._rename("last", "best")
-        self._rename("next", "last")
+            models.call("best", round_ - 1)
+        models.call("last", round_)
+        journal.note("published")
+        self.spool(round_).clear()
+        models.forget_before(round_)
+        return better
 
-    def standing(self, model: BagModel) -> Standing:
+    def standing(self, initial: Arrays, tell: Tell = lambda damaged, back_to: None) -> Standing:
         """Return where the run in this folder stands, after putting right what a kill left half done.
 
         Args:
-            model: as it is before round 1.
+            initial: the model before round 1.
+            tell: called with the round whose model is damaged and the one from which the run goes on, if so.
 
         Raises:
-            DataError: the folder does not hold the models that its manifests name.
+            DataError: the folder does not hold any of the models that its manifests name.
         """
-        standing = Standing.at_the_start(to_arrays(model))
-        manifests, closing = read_chain(self.path), self.closing()
+        standing, manifests, models = Standing(initial), read_chain(self.path), self.models
         for manifest in manifests:
-            standing.advance(manifest, {})
+            standing.advance(manifest)
         if not manifests:
-            self._file("next").unlink(missing_ok=True)
+            if models.read(0, initial, hash_arrays(initial)) is None:
+                models.keep(0, initial, {}, self.rest)
             return standing
-        done = standing.round
-        if closing is not None:
-            standing.judge(done, {}, weighted(closing.validation, "auc"), weighted(closing.validation, "loss"))
-        files = {name: self._read(name, model) for name in ("next", "last", "best")}
-        best = manifests[standing.best.round - 1] if 0 < standing.best.round < done else None
-        if best is not None and not _is(files["best"], best.result):
-            self._expect(files["last"], best)
-            self._rename("last", "best")
-            files["best"], files["last"] = files["last"], None
-        if not _is(files["last"], manifests[-1].result):
-            self._expect(files["next"], manifests[-1])
-            self._rename("next", "last")
-            files["last"] = files["next"]
-        self._file("next").unlink(missing_ok=True)
-        standing.model = files["last"] or {}
-        if best is not None:
-            standing.best.arrays = files["best"] or {}
-        elif standing.best.round == done:
-            standing.best.arrays = standing.model
-            self.keep_model("best", standing.model, round_=done)
-        else:
-            standing.best.arrays = to_arrays(model)
+        good = self._newest_good(manifests, standing, initial)
+        if good < len(manifests):
+            tell(len(manifests), good)
+            self._set_aside(manifests[good:])
+            return self.standing(initial, tell)
+        if (closing := self.closing()) is not None:
+            standing.judge(good, weighted(closing.validation, "auc"), weighted(closing.validation, "loss"))
+        self._mend_names(standing, tell)
+        self.spool(good).clear()
+        models.forget_before(good)
         return standing
 
-    def keep_model(self, name: str, arrays: Arrays, *, round_: int) -> Path:
-        """Keep a global model as `<name>.safetensors`."""
-        config = self.config
-        metadata = model_metadata(
-            config.federation.name, config.model, config.features, config.task.labels, config.clinical
-        )
-        # On disk a model has its own names; the group is a matter of the exchange.
-        state = {_own_name(key): torch.from_numpy(array) for key, array in arrays.items()}
-        save_model(self._file(name), state, metadata | {"round": str(round_)})
-        return self._file(name)
+    def best_model(self, standing: Standing) -> Arrays:
+        """Return the best model so far.
+
+        Raises:
+            DataError: it is damaged.
+        """
+        if standing.best.round in (0, standing.round):
+            return standing.model
+        wanted = standing.manifests[standing.best.round - 1].result
+        best = self.models.read_named("best", standing.model, wanted)
+        if best is None:
+            raise DataError(f"{self.path}: the best model is damaged", remedy=REMEDY)
+        return best
 
     def keep_closing(self, closing: Closing) -> None:
         """Keep what the sites said after the last round, so that they are not asked again."""
@@ -183,36 +213,45 @@ class RunFolder:
         """Keep the result."""
         write_json(self.path / SUMMARY_FILE, summary)
 
-    def _file(self, name: str) -> Path:
-        return self.path / f"{name}.safetensors"
+    def _newest_good(self, manifests: list[RoundManifest], standing: Standing, initial: Arrays) -> int:
+        """Fill ``standing`` with the newest model that is as it was; return its round."""
+        models = self.models
+        for manifest in reversed(manifests):
+            model = models.read(manifest.round, initial, manifest.result)
+            state = models.read_state(manifest.round, manifest.state)
+            if model is not None and state is not None:
+                standing.model, standing.state = model, state
+                return manifest.round
+        if manifests[0].base == hash_arrays(initial):
+            return 0
+        raise DataError(f"{self.path}: none of the models of its rounds is there any more", remedy=REMEDY)
 
-    def _rename(self, name: str, to: str) -> None:
-        self._file(name).replace(self._file(to))
+    def _set_aside(self, manifests: list[RoundManifest]) -> None:
+        """Rename the records of rounds that are to be done again."""
+        for manifest in reversed(manifests):
+            path = manifest_path(self.path, manifest.round)
+            path.replace(path.with_suffix(path.suffix + LOST))
+            self.journal(manifest.round).forget()
+        if (closing := self.path / CLOSING_FILE).exists():
+            closing.replace(closing.with_suffix(closing.suffix + LOST))
 
-    def _read(self, name: str, model: BagModel) -> Arrays | None:
-        """Return the arrays of a kept model; None for one that is not there or is not this model's."""
-        try:
-            state = load_file(self._file(name))
-        except (FileNotFoundError, SafetensorError):
-            return None
-        names = {_own_name(key): key for key in to_arrays(model)}
-        if names.keys() != state.keys():
-            return None
-        return {key: state[own].numpy() for own, key in names.items()}
-
-    def _expect(self, arrays: Arrays | None, manifest: RoundManifest) -> None:
-        if not _is(arrays, manifest.result):
-            raise DataError(f"{self.path}: the model of round {manifest.round} is not there any more", remedy=REMEDY)
+    def _mend_names(self, standing: Standing, tell: Tell) -> None:
+        """Give the names `best` and `last` to the models they belong to."""
+        best, models = standing.best.round, self.models
+        if 0 < best < standing.round:
+            wanted = standing.manifests[best - 1].result
+            if models.read_named("best", standing.model, wanted) is None:
+                if models.read(best, standing.model, wanted) is None:
+                    # What was best is lost: the best of what is still there goes on in its place.
+                    tell(best, standing.round)
+                    standing.best = Best(standing.round)
+                    best = standing.round
+                models.call("best", best)
+        elif best == standing.round:
+            models.call("best", best)
+        models.call("last", standing.round)
 
 
 def _members_in(text: str) -> Members:
     kept = json.loads(text)
     return Members.model_validate({key: kept[key] for key in Members.model_fields if key in kept})
-
-
-def _is(arrays: Arrays | None, wanted: str) -> bool:
-    return arrays is not None and hash_arrays(arrays) == wanted
-
-
-def _own_name(key: str) -> str:
-    return key.partition("/")[2]

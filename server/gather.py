@@ -114,7 +114,7 @@ def admit(
             stated[reply.site] = reply.answer
         else:
             refused[reply.site] = reply.instead
-    for site, description in stated.items():
+    for site, description in sorted(stated.items()):
         if wrong := differences(config.features, description.contract):
             refused[site] = "; ".join(wrong)
         elif not description.patients.get("train"):

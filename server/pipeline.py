@@ -138,8 +138,10 @@ class Pipeline:
             more=more,
         ).execute()
         sha256 = None
-        if isinstance(model, SparseTuner) and isinstance(stage, TuneStage):
-            sha256 = self._keep_encoder(path, model, ended.best.arrays, stage, facts)
+        if isinstance(stage, TuneStage):
+            tuner = build_model_of(config, stage)  # the weights of the one that went into the run are gone
+            assert isinstance(tuner, SparseTuner)
+            sha256 = self._keep_encoder(path, tuner, ended.best_model, stage, facts)
         return Done(name=stage.name, sites=ended.have, encoder_sha256=sha256)
 
     def _facts(self, index: int, progress: Progress) -> StageFacts:

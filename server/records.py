@@ -12,7 +12,7 @@ from fedpath.core.exchange.messages import Metrics
 from fedpath.core.files import write_json
 from fedpath.server.kept import REMEDY
 
-_FOLDER = "rounds"
+ROUNDS = "rounds"
 
 
 class SiteRound(Section):
@@ -29,6 +29,16 @@ class SiteRound(Section):
     sent_bytes: int = 0
     """From the coordinator to the site."""
     received_bytes: int = 0
+    seconds: float = 0.0
+    """From the order to the answer."""
+    of_round: int | None = None
+    """The round whose model it trained, where that is an earlier one: its update came late."""
+    weight: float = 1.0
+    """What its patients were multiplied by: below 1 for a late update."""
+    norm: float | None = None
+    """Euclidean norm of its change of the model."""
+    sha256: str | None = None
+    """Of its update, as it came."""
 
 
 class RoundManifest(Section):
@@ -47,6 +57,11 @@ class RoundManifest(Section):
     validation_loss: float | None
     seconds: float
     aggregation_s: float
+    state: str | None = None
+    """Hash of what the coordinator's optimizer, and SCAFFOLD, carry on to the next round."""
+    chosen: list[str] | None = None
+    """The sites whose updates were chosen, by an estimator that chooses."""
+    deadline_s: float | None = None
 
     def counted(self) -> list[str]:
         """Return the sites whose updates are in the result."""
@@ -55,14 +70,19 @@ class RoundManifest(Section):
 
 def write_round(run_folder: Path, manifest: RoundManifest) -> None:
     """Keep one round's manifest."""
-    write_json(run_folder / _FOLDER / f"{manifest.round:04d}.json", manifest.model_dump(mode="json"))
+    write_json(manifest_path(run_folder, manifest.round), manifest.model_dump(mode="json"))
+
+
+def manifest_path(run_folder: Path, round_: int) -> Path:
+    """Return where the manifest of a round is kept."""
+    return run_folder / ROUNDS / f"{round_:04d}.json"
 
 
 def read_rounds(run_folder: Path) -> list[RoundManifest]:
     """Return the rounds of a run in order."""
     return [
         RoundManifest.model_validate(json.loads(path.read_text()))
-        for path in sorted((run_folder / _FOLDER).glob("*.json"))
+        for path in sorted((run_folder / ROUNDS).glob("*.json"))
     ]
 
 
@@ -76,15 +96,15 @@ def read_chain(run_folder: Path) -> list[RoundManifest]:
         manifests = read_rounds(run_folder)
     except (ValueError, OSError) as error:
         raise DataError(
-            f"{run_folder / _FOLDER}: a manifest cannot be read: {str(error).splitlines()[0]}", remedy=REMEDY
+            f"{run_folder / ROUNDS}: a manifest cannot be read: {str(error).splitlines()[0]}", remedy=REMEDY
         ) from None
     for place, manifest in enumerate(manifests, 1):
         if manifest.round != place:
-            raise DataError(f"{run_folder / _FOLDER}: round {place} is missing", remedy=REMEDY)
+            raise DataError(f"{run_folder / ROUNDS}: round {place} is missing", remedy=REMEDY)
     for earlier, later in pairwise(manifests):
         if later.base != earlier.result:
             raise DataError(
-                f"{run_folder / _FOLDER}: round {later.round} started from another model than round {earlier.round} "
+                f"{run_folder / ROUNDS}: round {later.round} started from another model than round {earlier.round} "
                 "ended with",
                 remedy=REMEDY,
             )

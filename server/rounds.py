@@ -5,31 +5,29 @@ the round that was open once more. The seed of a round decides what each site an
 those of a run that nobody disturbed.
 """
 
+import dataclasses
 import threading
-import time
 from collections.abc import Collection
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from fedpath.core.config import FederationConfig
-from fedpath.core.errors import FederationError, RefusedError
 from fedpath.core.events import EventLog
-from fedpath.core.exchange.checks import Entitled, check_update
-from fedpath.core.exchange.messages import RunFacts, StageFacts, Train, Update
-from fedpath.core.exchange.wire import Arrays, hash_arrays
+from fedpath.core.exchange.checks import Entitled
+from fedpath.core.exchange.groups import personal_names, to_arrays
+from fedpath.core.exchange.messages import RunFacts, StageFacts
+from fedpath.core.exchange.wire import Arrays
 from fedpath.core.models.multimodal.parts import MultimodalModel
 from fedpath.core.models.own import origin_of
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.registry import fields_read
-from fedpath.server.aggregation import GroupMean
 from fedpath.server.clinical import Agreement
 from fedpath.server.closing import Close, summary_of
 from fedpath.server.folder import Closing, Members, RunFolder
 from fedpath.server.gather import Gathered, Needs, admit, gather, see_who_is_there, telling_sites
-from fedpath.server.records import RoundManifest, SiteRound
-from fedpath.server.standing import Best, Standing, weighted
-from fedpath.server.talk import Reply, Silence, Talk, ask
+from fedpath.server.sequence import Sequence
+from fedpath.server.standing import Best
+from fedpath.server.talk import Talk
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +36,7 @@ class Ended:
 
     summary: dict[str, Any]
     best: Best
+    best_model: Arrays
     have: list[str]
     """The sites that said that they have the best model."""
 
@@ -63,7 +62,7 @@ class FederatedRun:
     Args:
         config: federation.toml; for a stage, with the stage's model, training and features in their places.
         run: its name; also that of its folder.
-        model: as it is built from the federation's seed; round 1 starts from it.
+        model: as it is built from the federation's seed; round 1 starts from it. Its weights are gone afterwards.
         talk: the conversation with the sites.
         folder: where its records go; where they are already, the run goes on.
         events: where progress is reported.
@@ -114,15 +113,19 @@ class FederatedRun:
         self._founders = set(gathered.accepted if members.founders is None else members.founders)
         self._agree(gathered)
         self._take_part(gathered)
-        standing = self._folder.standing(self._model)
+        initial = self._initial()
+        standing = self._folder.standing(initial, self._tell_of_damage)
         rounds = self._config.training.rounds
         if standing.round > 0:
             self._events.emit("resumed", run=self._run, round=standing.round, rounds=rounds)
-        for round_ in range(standing.round + 1, rounds + 1):
-            if round_ > 1:
+        sequence = Sequence(self._config, self._facts, self._talk, self._folder, initial, self._events, self._stop)
+        del initial
+        while standing.round < rounds:
+            if standing.round > 0:
                 self._take_newcomers_in(gathered)
-            self._round(round_, standing, sorted(gathered.accepted))
-        sites = sorted(gathered.accepted)
+            sequence.do(standing, sorted(gathered.accepted), self._entitled)
+        sequence.let_go()
+        sites, closing = sorted(gathered.accepted), self._folder.closing()
         close = Close(self._config, self._facts, self._talk, self._folder, self._events, self._stop)
         closing = close.figures(standing, sites)
         have = close.say_goodbye(standing, sites, more=self._more)
@@ -132,7 +135,19 @@ class FederatedRun:
         self._folder.keep_summary(summary)
         best = standing.best
         self._events.emit("run_finished", run=self._run, best_round=best.round, auc=best.auc)
-        return Ended(summary, best, have)
+        return Ended(summary, best, self._folder.best_model(standing), have)
+
+    def _initial(self) -> Arrays:
+        """Return the model before round 1, as far as it travels; from here on its weights are not held twice."""
+        personal = personal_names(self._model, self._config.local.personal)
+        whole = to_arrays(self._model)
+        rest = {name: array for name, array in whole.items() if name in personal}
+        self._folder = dataclasses.replace(self._folder, rest=rest)
+        self._model.to("meta")
+        return {name: array for name, array in whole.items() if name not in personal}
+
+    def _tell_of_damage(self, damaged: int, back_to: int) -> None:
+        self._events.emit("checkpoint_damaged", run=self._run, round=damaged, back_to=back_to)
 
     def _gather(self, members: Members, closing: Closing | None) -> Gathered:
         """Return who takes part: those that did, in a run that goes on."""
@@ -193,105 +208,3 @@ class FederatedRun:
         }
         clinical = None if self._clinical is None else self._clinical.record()
         self._folder.start(self._run, gathered.accepted, gathered.refused, clinical, self._founders)
-
-    def _round(self, round_: int, standing: Standing, sites: list[str]) -> None:
-        """Send the model, take the updates in, make their mean the model, and keep all of it."""
-        model = standing.model
-        started, base = time.monotonic(), hash_arrays(model)
-        config = self._config.training
-        order = Train(
-            facts=self._facts,
-            round=round_,
-            rounds=config.rounds,
-            base=base,
-            local_epochs=config.local_epochs,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            class_weights=config.class_weights,
-            accumulate_bags=config.accumulate_bags,
-        )
-        self._events.emit("round_started", round=round_, rounds=config.rounds, sites=sites)
-        mean, aggregation_s = GroupMean(model), 0.0
-        parts: dict[str, SiteRound] = {}
-        answered = ask(self._talk, sites, order, model, self._config.server.round_timeout_s, self._stop)
-        for reply in sorted(answered, key=lambda reply: reply.site):
-            began = time.monotonic()
-            parts[reply.site] = self._take_in(reply, round_, base, model, mean)
-            aggregation_s += time.monotonic() - began
-            self._report(round_, reply.site, parts[reply.site])
-        self._check_quorum(round_, parts)
-        began = time.monotonic()
-        result, patients = mean.result()
-        aggregation_s += time.monotonic() - began
-        validation = {site: part.validation for site, part in parts.items() if part.validation is not None}
-        manifest = RoundManifest(
-            round=round_,
-            base=base,
-            result=hash_arrays(result),
-            sites=parts,
-            patients=patients,
-            validation_auc=weighted(validation, "auc"),
-            validation_loss=weighted(validation, "loss"),
-            seconds=time.monotonic() - started,
-            aggregation_s=aggregation_s,
-        )
-        better = standing.advance(manifest, result)
-        self._folder.keep_round(manifest, result, better=better)
-        auc, loss = manifest.validation_auc, manifest.validation_loss
-        self._events.emit("judged", round=round_ - 1, auc=auc, loss=loss, best_round=standing.best.round)
-        self._events.emit("round_finished", round=round_, seconds=manifest.seconds, answered=manifest.counted())
-
-    def _check_quorum(self, round_: int, parts: dict[str, SiteRound]) -> None:
-        """Raise FederationError when too few sites' updates count."""
-        counted = sum(part.outcome == "answered" for part in parts.values())
-        if counted < self._config.min_sites:
-            reasons = "; ".join(f"{site}: {part.reason}" for site, part in parts.items() if part.reason)
-            kept = f"the model of round {round_ - 1} is kept" if round_ > 1 else "no model yet"
-            raise FederationError(
-                f"round {round_}: {counted} of {self._config.min_sites} sites gave a usable update ({reasons})",
-                remedy=f"mend what is said there, or lower server.min_sites; {kept}, the same command goes on there",
-            )
-
-    def _take_in(self, reply: Reply, round_: int, base: str, model: Arrays, mean: GroupMean) -> SiteRound:
-        """Check one reply, add it to the mean if it counts, and return what is written down about it."""
-        part = partial(SiteRound, sent_bytes=reply.sent_bytes, received_bytes=reply.received_bytes)
-        match reply.answer:
-            case Update() as update:
-                try:
-                    check_update(
-                        reply.site,
-                        update,
-                        reply.arrays,
-                        reference=model,
-                        round_=round_,
-                        base=base,
-                        entitled=self._entitled[reply.site],
-                        max_norm=self._config.aggregation.max_update_norm,
-                    )
-                except RefusedError as error:
-                    return part(outcome="refused", reason=error.message)
-                mean.add(reply.arrays, update.patients)
-                return part(
-                    outcome="answered",
-                    patients=update.patients,
-                    training_loss=update.training_loss,
-                    training_s=update.seconds,
-                    validation=update.validation,
-                )
-            case Silence(late=late):
-                return part(outcome="late" if late else "lost", reason=reply.instead)
-            case _:
-                return part(outcome="refused", reason=reply.instead)
-
-    def _report(self, round_: int, site: str, part: SiteRound) -> None:
-        validation = part.validation
-        self._events.emit(
-            "site_" + part.outcome,
-            round=round_,
-            site=site,
-            reason=part.reason,
-            training_loss=part.training_loss,
-            validation_auc=validation.auc if validation is not None else None,
-            sent_bytes=part.sent_bytes,
-            received_bytes=part.received_bytes,
-        )

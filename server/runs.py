@@ -15,9 +15,9 @@ from fedpath.core.files import write_json
 from fedpath.server.folder import RUN_FILE, SUMMARY_FILE, settings_of_run
 
 RUNS_FOLDER = "runs"
-_FREE = "server"
-"""The table of federation.toml that may change while a run goes on: where the coordinator listens and how long it waits
-for how many sites decide nothing about what a site does."""
+_FREE = ("server.", "deadline.")
+"""The tables of federation.toml that may change while a run goes on: where the coordinator listens and how long it
+waits for how many sites decide nothing about what a site does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ def open_run(config: FederationConfig, state: Path, *, new: bool) -> OpenRun:
     unfinished = None if new else _unfinished(state)
     if unfinished is None:
         return _new_run(config, state)
-    begun = any(unfinished.rglob("rounds/*.json")) or any(unfinished.rglob("encoded.json"))
+    begun = any(any(unfinished.rglob(name)) for name in ("rounds/*.json", "updates/*/*", "encoded.json"))
     changed = _changes(unfinished / RUN_FILE, config)
     if not changed:
         return OpenRun(unfinished.name, unfinished, begun)
@@ -81,7 +81,7 @@ def _changes(path: Path, config: FederationConfig) -> list[str]:
     return [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in [*before, *(key for key in now if key not in before)]
-        if before.get(key) != now.get(key) and not key.startswith(f"{_FREE}.")
+        if before.get(key) != now.get(key) and not key.startswith(_FREE)
     ]
 
 

@@ -1,6 +1,7 @@
 """Where a run stands between two rounds: the global model, the best one so far, and who contributed since when.
 
-All but the weights follows from the manifests of the rounds, so a coordinator that was killed reads it back.
+All but the weights follows from the manifests of the rounds, so a coordinator that was killed reads it back. The best
+model is on disk only: a coordinator holds one model between rounds.
 """
 
 from dataclasses import dataclass, field
@@ -10,11 +11,10 @@ from fedpath.core.exchange.wire import Arrays
 from fedpath.server.records import RoundManifest
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Best:
     """The trained global model with the highest validation AUC so far, then the lowest loss; the initial one before."""
 
-    arrays: Arrays
     round: int = 0
     auc: float | None = None
     loss: float | None = None
@@ -31,35 +31,42 @@ class Standing:
 
     model: Arrays
     """The global model after `round`."""
-    best: Best
-    round: int = 0
-    """The last round that is done."""
+    state: Arrays = field(default_factory=dict)
+    """What the coordinator's optimizer, and SCAFFOLD, carry on."""
+    best: Best = Best()
+    manifests: list[RoundManifest] = field(default_factory=list)
+    """Of the rounds that are done."""
     counted: dict[str, list[int]] = field(default_factory=dict)
     """The rounds in which each site's update counted."""
     trained: dict[str, dict[str, int]] = field(default_factory=dict)
     """Of each parameter group, the sites that trained it, with the first round in which each did."""
 
-    @classmethod
-    def at_the_start(cls, model: Arrays) -> "Standing":
-        """Return where a run stands before round 1."""
-        return cls(model, Best(model))
+    @property
+    def round(self) -> int:
+        """The last round that is done."""
+        return len(self.manifests)
 
-    def judge(self, round_: int, arrays: Arrays, auc: float | None, loss: float | None) -> bool:
+    def judge(self, round_: int, auc: float | None, loss: float | None) -> bool:
         """Weigh what the sites' validation says of the model of a round; return whether it is the best so far."""
         if round_ == 0 or not self.best.beaten_by(auc, loss):
             return False
-        self.best = Best(arrays, round_, auc, loss)
+        self.best = Best(round_, auc, loss)
         return True
 
-    def advance(self, manifest: RoundManifest, result: Arrays) -> bool:
+    def advance(self, manifest: RoundManifest) -> bool:
         """Note a round that is done; return whether the model it started from is the best so far."""
-        better = self.judge(manifest.round - 1, self.model, manifest.validation_auc, manifest.validation_loss)
+        better = self.judge(manifest.round - 1, manifest.validation_auc, manifest.validation_loss)
         for site in manifest.counted():
             self.counted.setdefault(site, []).append(manifest.round)
             for group in manifest.sites[site].patients:
                 self.trained.setdefault(group, {}).setdefault(site, manifest.round)
-        self.model, self.round = result, manifest.round
+        self.manifests.append(manifest)
         return better
+
+    def contributions(self, round_: int) -> dict[str, list[int]]:
+        """Return the sites that the model of a round is the work of, with the rounds in which each counted."""
+        upto = {site: [at for at in rounds if at <= round_] for site, rounds in sorted(self.counted.items())}
+        return {site: rounds for site, rounds in upto.items() if rounds}
 
 
 def weighted(figures: dict[str, Metrics], key: str) -> float | None:

@@ -45,6 +45,8 @@ class Reply:
     """The whole answer as it came, header and small arrays with their metadata: a safetensors blob."""
     file: Path | None = None
     """Large arrays: a file of `fedpath.core.exchange.stored`. It is the receiver's to move or to remove."""
+    sha256: str = ""
+    """Of the file, where it was computed while the file came; empty where nobody did."""
 
     @property
     def site(self) -> str:
@@ -81,7 +83,8 @@ class Talk(Protocol):
     def next_reply(self, asked: Collection[Asked], timeout_s: float) -> Reply | None:
         """Return the answer of whoever is first, or the `Silence` of one that is gone; None when the time is up.
 
-        A reply is returned once: take its order out of ``asked`` afterwards.
+        Of several that have answered, it is the first in the order of ``asked``. A reply is returned once: take its
+        order out of ``asked`` afterwards.
         """
         ...
 
@@ -102,13 +105,13 @@ def replies(talk: Talk, asked: Iterable[Asked], deadline: float, stop: threading
         deadline: of `time.monotonic`.
         stop: set it to give up; raises StoppedError.
     """
-    waiting = set(asked)
+    waiting = dict.fromkeys(asked)
     while waiting:
         left = deadline - time.monotonic()
         # Asked at least once: an answer that came while another one was looked at still counts.
         reply = talk.next_reply(waiting, min(max(left, 0.0), _POLL_S))
         if reply is not None:
-            waiting.discard(reply.asked)
+            del waiting[reply.asked]
             yield reply
         elif left <= 0:
             return

@@ -8,8 +8,9 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from torch import nn
 
-from fedpath.core.errors import RefusedError
+from fedpath.core.errors import ConfigError, RefusedError
 from fedpath.core.exchange.wire import Arrays
 from fedpath.core.models.protocol import BagModel
 
@@ -55,6 +56,50 @@ def load_arrays(model: BagModel, arrays: Arrays) -> None:
     with torch.no_grad():
         for key, array in arrays.items():
             parameters[state[key]].copy_(torch.from_numpy(np.asarray(array, order="C")))
+
+
+_NORMS = (
+    nn.modules.batchnorm._NormBase,  # batch and instance norms
+    nn.GroupNorm,
+    nn.LayerNorm,
+    nn.LocalResponseNorm,
+    nn.RMSNorm,
+)
+NORM = "norm"
+"""In `local.personal`: the parameters and buffers of all normalisation layers (FedBN, Li et al., ICLR 2021)."""
+
+
+def personal_names(model: BagModel, personal: Iterable[str]) -> frozenset[str]:
+    """Return the arrays ("group/parameter") that each site keeps for itself.
+
+    Args:
+        model: of the federation.
+        personal: parameter groups, and `NORM`; a group that is called so itself comes first.
+
+    Raises:
+        ConfigError: the model has no such group, or nothing that travels is left.
+    """
+    groups = _travelling(model)
+    norms = {
+        f"{prefix}.{name}" if prefix else name
+        for prefix, module in model.named_modules()
+        if isinstance(module, _NORMS)
+        for name in module.state_dict()
+    }
+    kept: set[str] = set()
+    for word in personal:
+        if word in groups:
+            kept |= {f"{word}/{name}" for name in groups[word]}
+        elif word == NORM:
+            kept |= {f"{group}/{name}" for group, names in groups.items() for name in names if name in norms}
+        else:
+            raise ConfigError(
+                f"local.personal: the model has no parameter group '{word}'",
+                remedy=f"name some of: {', '.join([*sorted(groups), NORM])}",
+            )
+    if len(kept) == sum(map(len, groups.values())):
+        raise ConfigError("local.personal: nothing is left for the federation to train", remedy="take a group out")
+    return frozenset(kept)
 
 
 def _travelling(model: BagModel) -> dict[str, list[str]]:

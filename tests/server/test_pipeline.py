@@ -35,6 +35,7 @@ CONFIG: dict[str, Any] = {
     "task": {"labels": ["normal", "tumour"]},
     "features": {"encoder": ENCODER, "width": 128, "mpp": MPP, "patch_px": PATCH_PX},
     "training": SHORT,
+    "deadline": {"quorum_wait_s": 0.0},
     "stage": [SELECT, TUNE, ENCODE, TRAIN],
 }
 

@@ -89,20 +89,23 @@ def test_who_takes_part_is_kept_and_no_path_of_the_coordinator(tmp_path: Path) -
 
 def test_a_kept_model_is_a_model(tmp_path: Path) -> None:
     arrays = to_arrays(initial_model(CONFIG))
-    path = RunFolder(tmp_path, CONFIG).keep_model("best", arrays, round_=7)
-    assert path == tmp_path / "best.safetensors"
-    model, metadata = load_model(path)
+    models = RunFolder(tmp_path, CONFIG).models
+    models.keep(7, arrays, {}, contributions={"A": [1, 7]})
+    models.call("best", 7)
+    model, metadata = load_model(tmp_path / "best.safetensors")
     assert hash_arrays(to_arrays(model)) == hash_arrays(arrays)
     assert metadata["federation"] == "lung"
     assert metadata["round"] == "7"
+    assert json.loads(metadata["contributions"]) == {"A": [1, 7]}
     assert json.loads(metadata["labels"]) == ["no", "yes"]
 
 
 def test_the_same_model_gives_the_same_file(tmp_path: Path) -> None:
     arrays = to_arrays(initial_model(CONFIG))
     for name in ("one", "two"):
-        RunFolder(tmp_path, CONFIG).keep_model(name, arrays, round_=1)
-    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
+        RunFolder(tmp_path / name, CONFIG).models.keep(1, arrays, {})
+    one, two = (tmp_path / name / "models/0001.safetensors" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
 
 
 def test_the_summary_is_json(tmp_path: Path) -> None:

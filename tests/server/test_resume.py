@@ -15,6 +15,8 @@ from in_process import Killed, Sites, write_sites
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import ConfigError, DataError, FederationError
 from fedpath.core.events import EventLog
+from fedpath.core.exchange.groups import to_arrays
+from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models import load_model
 from fedpath.core.training.alone import initial_model
 from fedpath.server.folder import RunFolder
@@ -24,6 +26,9 @@ from fedpath.server.rounds import FederatedRun
 from fedpath.server.runs import OpenRun, open_run
 
 NAMES = ("A", "B", "C")
+# Writes: settings twice, the initial model; then in each round three updates, the model, its manifest, best and last.
+AFTER_ROUND_1 = 3 + 6 + 1
+AFTER_ROUND_2 = 3 + 6 + 7 + 1
 CONFIG: dict[str, Any] = {
     "federation": {"name": "test", "sites": list(NAMES)},
     "server": {"address": "localhost:1", "grace_s": 0.0, "min_sites": 2, "join_timeout_s": 1.0},
@@ -31,6 +36,7 @@ CONFIG: dict[str, Any] = {
     "features": {"encoder": "noise", "width": 8, "mpp": 0.5, "patch_px": 128},
     "model": {"name": "acmil", "options": {"inner": 4, "attention": 4}},
     "training": {"rounds": 3, "learning_rate": 0.01},
+    "deadline": {"quorum_wait_s": 0.0},
 }
 TWO_STAGES = [
     {"kind": "train", "name": "first", "training": {"rounds": 1}, "model": {"name": "mean-pool"}},
@@ -110,7 +116,7 @@ def weights(folder: Path) -> dict[str, dict[str, bytes]]:
         str(path.relative_to(folder)): {
             name: tensor.numpy().tobytes() for name, tensor in load_model(path)[0].state_dict().items()
         }
-        for path in sorted(folder.rglob("*.safetensors"))
+        for path in sorted((*folder.rglob("best.safetensors"), *folder.rglob("last.safetensors")))
     }
 
 
@@ -141,7 +147,7 @@ def test_a_kill_between_any_two_writes_changes_no_bit(hospitals: Path, tmp_path:
 
 def test_only_what_is_left_is_asked(hospitals: Path, tmp_path: Path) -> None:
     sites, state = Sites(hospitals, NAMES), tmp_path / "coordinator"
-    with killed_before_write(10), pytest.raises(Killed):
+    with killed_before_write(AFTER_ROUND_1), pytest.raises(Killed):
         serve(config_with(), state, sites)
     done = len(read_rounds(next((state / "runs").iterdir())))
     before = len(sites.heard)
@@ -154,7 +160,7 @@ def test_a_site_that_came_late_is_still_in(hospitals: Path, tmp_path: Path) -> N
     """What was agreed on about clinical data stays that of the founders, whoever is there when the run goes on."""
     config, state = config_with(**BD | {"training": {"rounds": 3}}), tmp_path / "coordinator"
     sites = Sites(hospitals, ["A", "C"])
-    with killed_before_write(6), pytest.raises(Killed):
+    with killed_before_write(AFTER_ROUND_1), pytest.raises(Killed):
         serve(config, state, sites)
     sites.come("B")
     _, summary = serve(config, state, sites)
@@ -185,7 +191,7 @@ def test_a_run_that_ended_early_goes_on(hospitals: Path, tmp_path: Path) -> None
 
 
 def begun(hospitals: Path, state: Path) -> None:
-    with killed_before_write(8), pytest.raises(Killed):
+    with killed_before_write(AFTER_ROUND_1), pytest.raises(Killed):
         serve(config_with(), state, Sites(hospitals, NAMES))
 
 
@@ -232,30 +238,59 @@ def test_a_run_of_another_version_is_not_guessed_at(hospitals: Path, tmp_path: P
         open_run(config_with(), state, new=False)
 
 
+def after_two_rounds(hospitals: Path, state: Path) -> tuple[RunFolder, Arrays]:
+    """A run of which two rounds are done; the first one's model is the best so far."""
+    config = config_with()
+    with killed_before_write(AFTER_ROUND_2), pytest.raises(Killed):
+        serve(config, state, Sites(hospitals, NAMES))
+    folder, initial = RunFolder(next((state / "runs").iterdir()), config), to_arrays(initial_model(config))
+    standing = folder.standing(initial)
+    assert (standing.round, standing.best.round) == (2, 1)
+    return folder, initial
+
+
+def overwrite(folder: Path, name: str) -> None:
+    (folder / name).write_bytes(b"x")
+
+
+@pytest.mark.parametrize(
+    ("damage", "back_to"),
+    [
+        (lambda folder: (folder / "last.safetensors").unlink(), None),
+        (lambda folder: (folder / "best.safetensors").unlink(), None),
+        (lambda folder: (folder / "models/0000.safetensors").unlink(missing_ok=True), None),
+        (lambda folder: (folder / "models/0002.safetensors").unlink(), 1),
+        (lambda folder: overwrite(folder, "last.safetensors"), 1),
+        (lambda folder: shutil.copy(folder / "models/0001.safetensors", folder / "models/0002.safetensors"), 1),
+    ],
+)
+def test_a_damaged_model_is_replaced(hospitals: Path, tmp_path: Path, damage: Any, back_to: int | None) -> None:
+    folder, initial = after_two_rounds(hospitals, tmp_path / "coordinator")
+    best = weights(folder.path)["best.safetensors"]
+    damage(folder.path)
+    told: list[tuple[int, int]] = []
+    standing = folder.standing(initial, lambda damaged, to: told.append((damaged, to)))
+    assert standing.round == (2 if back_to is None else back_to)
+    assert told == ([] if back_to is None else [(2, back_to)])
+    assert hash_arrays(standing.model) == read_rounds(folder.path)[-1].result
+    if back_to is None:
+        assert weights(folder.path)["best.safetensors"] == best
+        assert folder.models.read_named("last", standing.model, hash_arrays(standing.model)) is not None
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "last.safetensors").unlink(), "the model of round 2 is not there any more"),
-        (lambda folder: (folder / "last.safetensors").write_bytes(b"x"), "the model of round 2 is not there any more"),
+        (lambda folder: [overwrite(folder, f"models/000{at}.safetensors") for at in (1, 2)], "none of the models"),
         (lambda folder: (folder / "rounds/0001.json").unlink(), "round 1 is missing"),
         (lambda folder: (folder / "rounds/0002.json").write_text("{"), "a manifest cannot be read"),
-        (
-            lambda folder: shutil.copy(folder / "last.safetensors", folder / "best.safetensors"),
-            "the model of round 1 is not there any more",
-        ),
     ],
 )
 def test_a_damaged_folder_is_named(hospitals: Path, tmp_path: Path, damage: Any, message: str) -> None:
-    state, config = tmp_path / "coordinator", config_with()
-    # Two rounds are done, and the first one's model is the best so far.
-    with killed_before_write(9), pytest.raises(Killed):
-        serve(config, state, Sites(hospitals, NAMES))
-    folder = RunFolder(next((state / "runs").iterdir()), config)
-    standing = folder.standing(initial_model(config))
-    assert (standing.round, standing.best.round) == (2, 1)
+    folder, initial = after_two_rounds(hospitals, tmp_path / "coordinator")
     damage(folder.path)
     with pytest.raises(DataError) as caught:
-        folder.standing(initial_model(config))
+        folder.standing({name: array + 1 for name, array in initial.items()})
     assert message in caught.value.message
     assert str(folder.path) in caught.value.message
     assert "--new" in caught.value.remedy

@@ -41,9 +41,9 @@ def test_nobody_says_anything() -> None:
 def test_the_best_has_the_highest_auc_then_the_lowest_loss(
     before: tuple[float | None, float | None], after: tuple[float | None, float | None], kept: bool
 ) -> None:
-    assert Best({}, 3, *before).beaten_by(*after) is kept
+    assert Best(3, *before).beaten_by(*after) is kept
 
 
 def test_any_trained_model_beats_the_initial_one() -> None:
-    assert Best({}, 0, 0.99, 0.01).beaten_by(0.1, 9.0)
-    assert Best({}).beaten_by(None, None)
+    assert Best(0, 0.99, 0.01).beaten_by(0.1, 9.0)
+    assert Best().beaten_by(None, None)
