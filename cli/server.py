@@ -80,6 +80,11 @@ def _say(event: "Event") -> None:
         case "site_refused":
             where = f"round {values['round']}, " if "round" in values else ""
             typer.echo(f"{where}site {values['site']}: refused: {values['reason']}")
+        case "quorum_missing":
+            counted = f"{values['counted']} of {values['needed']} updates are here"
+            typer.echo(f"round {values['round']}: {counted}; waiting for {', '.join(values['missing'])}")
+        case "checkpoint_damaged":
+            typer.echo(f"the model of round {values['round']} is damaged: going on from round {values['back_to']}")
         case "site_lost" | "site_late":
             typer.echo(f"round {values['round']}, site {values['site']}: {values['reason']}")
         case "judged" if values["auc"] is not None or values["loss"] is not None:

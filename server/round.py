@@ -96,6 +96,7 @@ class Round:
         spool: of the round.
         combiner: each update that counts is added to it.
         at_work: sites that still train an earlier model; what remains of it is for the next round.
+        away: sites that are not connected, and since when; likewise.
         events: where progress is reported.
         stop: set it to give up.
     """
@@ -109,6 +110,7 @@ class Round:
         spool: Spool,
         combiner: Combiner,
         at_work: dict[str, Pending],
+        away: dict[str, float],
         events: EventLog,
         stop: threading.Event,
     ) -> None:
@@ -116,8 +118,7 @@ class Round:
         self._spool, self._combiner, self._at_work = spool, combiner, at_work
         self._events, self._stop = events, stop
         self._heard = Heard()
-        self._lost: dict[str, float] = {}
-        """Sites that went away while they were at work, and when."""
+        self._away = away
         self._gone: set[str] = set()
         """Sites that were refused and have left since: when they are back, something was mended."""
         self._waits_since: float | None = None
@@ -161,11 +162,12 @@ class Round:
     def _ask_who_is_free(self, sites: Collection[str]) -> None:
         """Send the model to those that are to be asked now."""
         plan, parts, here = self._plan, self._heard.parts, self._talk.online()
+        for site in sorted(set(sites) - here - parts.keys() - self._at_work.keys()):
+            self._report(site, self._lose(site, "it is not connected"))
         free = [
             site
-            for site in sorted(sites)
-            if site not in self._at_work
-            and (site not in parts or (site in here and (site in self._gone or site in self._lost)))
+            for site in sorted(here.intersection(sites))
+            if site not in self._at_work and (site not in parts or site in self._gone or site in self._away)
         ]
         if plan.concurrency is not None:
             free = free[: max(0, plan.concurrency - len(self._at_work))]
@@ -181,7 +183,7 @@ class Round:
             self._at_work[asked.site] = Pending(asked, plan.round, now)
         for site in free:
             parts.pop(site, None)
-            self._lost.pop(site, None)
+            self._away.pop(site, None)
             self._gone.discard(site)
 
     def _is_over(self, now: float, started: float) -> bool:
@@ -193,7 +195,7 @@ class Round:
         if now - started > plan.deadline_s:
             return True
         grace_s = self._config.server.grace_s
-        away = any(now - since < grace_s for since in self._lost.values())
+        away = any(now - since < grace_s for site, since in self._away.items() if site in self._heard.parts)
         return not away and not any(pending.round == plan.round for pending in self._at_work.values())
 
     def _check_patience(self, now: float, started: float, sites: Collection[str]) -> None:
@@ -262,14 +264,16 @@ class Round:
                 self._count(site, done)
                 return done
             case Silence(late=False):
-                self._lost[site] = time.monotonic()
-                done = part(outcome="lost", reason=reply.instead)
-                self._note("lost", site, done)
-                return done
+                return self._lose(site, reply.instead, part)
             case _:
                 done = part(outcome="refused", reason=reply.instead)
                 self._note("refused", site, done)
                 return done
+
+    def _lose(self, site: str, reason: str, part: Callable[..., SiteRound] = SiteRound) -> SiteRound:
+        """Note a site that is not there; it is asked when it is back."""
+        self._away.setdefault(site, time.monotonic())
+        return self._note("lost", site, part(outcome="lost", reason=reason))
 
     def _checked(self, reply: Reply, update: Update, pending: Pending, part: Callable[..., SiteRound]) -> SiteRound:
         """Keep an update and check it; return what is written down about it."""

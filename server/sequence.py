@@ -50,6 +50,7 @@ class Sequence:
         self._shapes = {name: array.shape for name, array in initial.items()}
         self._base_of_round_1 = hash_arrays(initial)
         self._at_work: dict[str, Pending] = {}
+        self._away: dict[str, float] = {}
 
     def do(self, standing: Standing, sites: Collection[str], entitled: Mapping[str, Entitled]) -> None:
         """Do the round after ``standing``, or what is left of it, and move ``standing`` on.
@@ -73,7 +74,16 @@ class Sequence:
         )
         adding = combiner(standing.model, self._config.aggregation)
         heard = Round(
-            plan, self._config, self._talk, journal, spool, adding, self._at_work, self._events, self._stop
+            plan,
+            self._config,
+            self._talk,
+            journal,
+            spool,
+            adding,
+            self._at_work,
+            self._away,
+            self._events,
+            self._stop,
         ).hear(sites)
         began = time.monotonic()
         combined = adding.result()
