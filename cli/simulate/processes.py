@@ -20,6 +20,8 @@ class Processes:
     """The module, connected."""
     at_once: int
     """Hospitals at work at the same time."""
+    ahead: int = 1
+    """Orders handed over for each of them: with 2, a process has its next one while its answer is looked at."""
     gpus: float = 0.0
     """Share of a GPU that each takes."""
 
@@ -46,4 +48,6 @@ def processes_on(address: str, workers: int | None, gpus: float) -> Iterator[Pro
             raise ConfigError(
                 f"--gpus {gpus:g}: Ray finds {there.get('GPU', 0):g} GPUs", remedy="leave it out to train on the CPU"
             )
-        yield Processes(ray, workers or max(1, int(there.get("CPU", 1))), gpus)
+        # On a cluster with more cores than workers, what is handed over is at work.
+        ahead = 2 if address == LOCAL or workers is None else 1
+        yield Processes(ray, workers or max(1, int(there.get("CPU", 1))), ahead, gpus)

@@ -37,7 +37,7 @@ class View:
         self._console = console
         self._bar: tuple[Progress, TaskID] | None = None
         self._doing, self._began, self._told = "", 0.0, 0.0
-        self._failed: list[str] = []
+        self._failed: dict[str, str] = {}
         self._rounds = self._in_round = self._refused = 0
 
     def begin(self, hospitals: int, at_once: int, out: Path) -> None:
@@ -81,13 +81,15 @@ class View:
                 self._say(f"stage {values['number']} of {values['of']}: {values['stage']} ({values['stage_kind']})")
             case "round_started":
                 self._rounds, self._in_round = values["rounds"], len(values["sites"])
-                self._failed = []
+                self._failed = {}
             case "site_refused" if "round" not in values:
                 self._refused += 1
                 if self._refused <= _NAMED:
                     self._say(f"{values['site']} takes no part: {values['reason']}")
             case "site_refused" | "site_lost" | "site_late":
-                self._failed.append(f"  {values['site']}: {values['reason']}")
+                self._failed[values["site"]] = values["reason"]
+            case "site_answered":
+                self._failed.pop(values["site"], None)
             case "judged" if values["auc"] is not None and values["round"] > 0:
                 self._say(f"  model of round {values['round']}: validation AUC {values['auc']:.3f}")
             case "round_finished":
@@ -96,10 +98,10 @@ class View:
                     f"round {values['round']} of {self._rounds}: {counted} of {self._in_round} hospitals counted, "
                     f"{seconds:.1f} s ({counted / max(seconds, 1e-9):.0f} a second)"
                 )
-                for line in self._failed[:_NAMED]:
-                    self._say(line)
-                if more := self._failed[_NAMED:]:
-                    self._say(f"  and {len(more)} more did not count")
+                for site, reason in list(self._failed.items())[:_NAMED]:
+                    self._say(f"  {site}: {reason}")
+                if (more := len(self._failed) - _NAMED) > 0:
+                    self._say(f"  and {more} more did not count")
             case "evaluation_missing":
                 self._say(f"  {values['site']}: no figures: {values['reason']}")
 

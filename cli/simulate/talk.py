@@ -204,8 +204,9 @@ class RayTalk:
 
     def _start(self) -> None:
         """Give free processes their tasks."""
-        held = len(self._tasks) + len(self._heard)
-        while self._waiting and len(self._tasks) < self._processes.at_once and held < _HELD * self._processes.at_once:
+        processes, held = self._processes, len(self._tasks) + len(self._heard)
+        most = processes.at_once * processes.ahead
+        while self._waiting and len(self._tasks) < most and held < _HELD * processes.at_once:
             asked = self._waiting.popleft()
             if (open_ := self._open.get(asked)) is None:  # dropped
                 continue
@@ -251,7 +252,9 @@ class RayTalk:
             header, arrays = decode_answer(answered.content)
         except RefusedError as error:
             return Reply(asked, Silence(error.message), open_.sent_bytes, received)
-        return Reply(asked, header, open_.sent_bytes, received, arrays, answered.content, answered.file)
+        return Reply(
+            asked, header, open_.sent_bytes, received, arrays, answered.content, answered.file, answered.sha256
+        )
 
     def _ended(self, asked: Asked, open_: _Open, why: str, details: str) -> Reply:
         """Return the silence of a hospital whose process ended."""
