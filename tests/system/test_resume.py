@@ -140,7 +140,8 @@ def _kill(federation: Federation) -> None:
 
 
 def _models(run: Path) -> dict[str, dict[str, bytes]]:
-    found = {str(path.relative_to(run)): _state(path) for path in sorted(run.rglob("*.safetensors"))}
+    kept = sorted((*run.rglob("best.safetensors"), *run.rglob("last.safetensors")))
+    found = {str(path.relative_to(run)): _state(path) for path in kept}
     assert found
     return found
 
