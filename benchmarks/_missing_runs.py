@@ -4,6 +4,7 @@ All methods get the same patients, splits, missing tables, seed, widths, learnin
 What is compared in a draw has met the same chances.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -16,12 +17,11 @@ from _planted_modalities import Planted, breast_cohort, perfect_scores, planted_
 
 from fedpath.core.cohort import Example
 from fedpath.core.config.clinical import ClinicalSchema
-from fedpath.core.exchange.groups import load_arrays, to_arrays
+from fedpath.core.exchange.groups import group_of, load_arrays, to_arrays
 from fedpath.core.models import BagModel, build_model
 from fedpath.core.models.multimodal.parts import MultimodalModel
 from fedpath.core.training import TrainSettings, auc, examine, train
 from fedpath.core.training.standard import standard_of
-from fedpath.server.aggregation import GroupMean
 
 FILLINGS = ("fill-zero", "fill-mean", "fill-autoencoder")
 METHODS = ("bd", "image-only", "clinical-only", *FILLINGS, "ensemble")
@@ -192,14 +192,17 @@ def _train_together(model: BagModel, parts: list[list[Example]], job: Job) -> No
     rounds = job.recipe.epochs
     reference = to_arrays(model)
     for round_ in range(rounds):
-        total = GroupMean(reference)
+        sums, patients = dict[str, np.ndarray](), Counter[str]()
         for hospital, examples in enumerate(parts):
             load_arrays(model, reference)
             span = (round_ / rounds, (round_ + 1) / rounds)
             seed = (job.seed * 1000 + round_) * 10 + hospital
             done = train(model, examples, _settings(job, 1), seed=seed, span=span)
-            total.add(to_arrays(model, done.patients_by_group), done.patients_by_group)
-        reference, _ = total.result()
+            for name, array in to_arrays(model, done.patients_by_group).items():
+                sums[name] = sums.get(name, 0) + np.float32(done.patients_by_group[group_of(name)]) * array
+            patients.update(done.patients_by_group)
+        means = {name: np.asarray(total / np.float32(patients[group_of(name)])) for name, total in sums.items()}
+        reference = reference | means
     load_arrays(model, reference)
 
 

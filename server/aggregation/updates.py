@@ -1,0 +1,134 @@
+"""What is combined: updates in files, a block of the parameter space at a time."""
+
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from fedpath.core.exchange.groups import CONTROL, group_of
+from fedpath.core.exchange.stored import BLOCK, F32, ArrayFile
+from fedpath.core.exchange.wire import Arrays
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """One update that has been checked and counts."""
+
+    site: str
+    arrays: ArrayFile
+    """The arrays that the site sent, "group/parameter"; others in the file are not looked at."""
+    patients: Mapping[str, float]
+    """Weight of each group: the patients that trained it, less for an update that came late."""
+    base: Arrays | None = None
+    """The model that a late update started from; None for the round's own. What counts is the change against it."""
+    shrink: float = 1.0
+    """What the change is multiplied by before it counts."""
+
+    def sent(self) -> set[str]:
+        """Return the names of the arrays that are combined."""
+        return {name for name in self.arrays.names if not name.startswith(CONTROL)}
+
+
+@dataclass(frozen=True, slots=True)
+class Combined:
+    """What the updates of a round became."""
+
+    arrays: Arrays
+    """A whole model, as the reference."""
+    patients: dict[str, float]
+    """The weights that counted, by group."""
+    chosen: list[str] | None = None
+    """The sites whose updates were chosen, by an estimator that chooses."""
+
+
+class Combiner(Protocol):
+    """Takes the updates of one round and makes one model of them."""
+
+    def add(self, update: Counted) -> None:
+        """Take one update; its file must stay until `result` has returned."""
+        ...
+
+    def result(self) -> Combined:
+        """Return what the updates became; called once."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A piece of one array."""
+
+    name: str
+    start: int
+    """First element of the flattened array."""
+    stop: int
+
+
+def blocks_of(names: Iterable[str], reference: Arrays, size: int = BLOCK) -> Iterator[Block]:
+    """Cut arrays into pieces of at most ``size`` elements, always at the same places."""
+    for name in names:
+        for start in range(0, reference[name].size, size):
+            yield Block(name, start, min(start + size, reference[name].size))
+
+
+def by_array(updates: Iterable[Counted], reference: Arrays) -> dict[str, list[Counted]]:
+    """Return the updates that hold each array, in the order of the sites' names; without arrays that nobody sent."""
+    ordered = sorted(updates, key=lambda update: update.site)
+    holders = {name: [update for update in ordered if name in update.arrays.names] for name in sorted(reference)}
+    return {name: updates for name, updates in holders.items() if updates}
+
+
+def weights_of(updates: Iterable[Counted], name: str) -> list[float]:
+    """Return the weight of each update in an array's group."""
+    return [float(update.patients[group_of(name)]) for update in updates]
+
+
+def patients_of(updates: Iterable[Counted]) -> dict[str, float]:
+    """Return the sum of the weights, by group."""
+    total: dict[str, float] = {}
+    for update in sorted(updates, key=lambda update: update.site):
+        for group in sorted(update.patients):
+            total[group] = total.get(group, 0.0) + float(update.patients[group])
+    return total
+
+
+with warnings.catch_warnings():
+    # torch says once a process that it could write to memory that numpy would not; nothing here does.
+    warnings.simplefilter("ignore")
+    torch.from_numpy(np.frombuffer(bytes(4), np.float32))
+
+
+def tensor_of(values: F32) -> torch.Tensor:
+    """Return a tensor on the memory of a block, to be read from."""
+    return torch.from_numpy(values)
+
+
+def values_of(update: Counted, block: Block, reference: Arrays, buffer: F32) -> F32:
+    """Return what an update says the weights of a block are, as float32.
+
+    Args:
+        update: the update.
+        block: of an array that it holds.
+        reference: the round's model.
+        buffer: at least as long as the block.
+
+    Returns:
+        A read-only view of the file where that holds just these numbers, a part of ``buffer`` otherwise.
+    """
+    place = slice(block.start, block.stop)
+    values = update.arrays.block(block.name, block.start, block.stop, buffer)
+    late = update.base is not None
+    if not (update.arrays.changes or late or update.shrink != 1.0):
+        return values
+    here = reference[block.name].reshape(-1)[place]
+    out = buffer[: len(values)]
+    if update.arrays.changes:
+        change = values
+    else:
+        base = here if update.base is None else update.base[block.name].reshape(-1)[place]
+        change = np.subtract(values, base, out=out)
+    if update.shrink != 1.0:
+        change = np.multiply(change, np.float32(update.shrink), out=out)
+    return np.add(here, change, out=out)
