@@ -8,7 +8,7 @@ export OMP_NUM_THREADS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
-.PHONY: demo test lint unit system bench clean
+.PHONY: demo test lint unit system faults bench clean
 
 demo: $(VENV)/.installed
 	$(BIN)/fedpath demo $(DEMO_ARGS)
@@ -22,10 +22,14 @@ lint: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 unit: $(VENV)/.installed
-	$(BIN)/pytest -n 2 -m "not system"
+	$(BIN)/pytest -n 2 -m "not system and not faults"
 
 system: $(VENV)/.installed $(VENV)/.debian
 	$(BIN)/pytest -m system
+
+# Every fault in every state: minutes each. The short form is among the system tests.
+faults: $(VENV)/.installed $(VENV)/.debian
+	$(BIN)/pytest -m faults
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/round_overhead.py
@@ -39,6 +43,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/missing_modality.py
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/vib.py
+	$(BIN)/python benchmarks/simulation.py
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/reader.py
 	$(BIN)/python benchmarks/encode.py

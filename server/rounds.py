@@ -21,6 +21,7 @@ from fedpath.core.models.multimodal.parts import MultimodalModel
 from fedpath.core.models.own import origin_of
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.registry import fields_read
+from fedpath.server.available import check_available
 from fedpath.server.clinical import Agreement
 from fedpath.server.closing import Close, summary_of
 from fedpath.server.folder import Closing, Members, RunFolder
@@ -88,6 +89,7 @@ class FederatedRun:
         needs: Needs | None = None,
         more: bool = False,
     ) -> None:
+        check_available(config)
         self._config, self._run, self._talk, self._folder = config, run, talk, folder
         self._model, self._events, self._stop = model, events, stop
         self._expected, self._needs, self._more = expected, needs, more

@@ -10,6 +10,7 @@ from fedpath.core.errors import ConfigError
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.training.alone import initial_model
 from fedpath.core.tuning.build import build_tuner
+from fedpath.server.available import check_available
 
 
 def check_models(config: FederationConfig) -> FederationConfig:
@@ -20,6 +21,7 @@ def check_models(config: FederationConfig) -> FederationConfig:
     Raises:
         ConfigError: a model, an option or the encoder's weights do not allow a start.
     """
+    check_available(config)
     encoder = None
     for stage in config.stage:
         if isinstance(stage, TuneStage):

@@ -12,8 +12,8 @@ import pytest
 from in_process import Sites, write_sites
 
 from fedpath.core.config import FederationConfig
-from fedpath.core.config.federated import Combine, ServerOptimizer
-from fedpath.core.errors import FederationError
+from fedpath.core.config.federated import ServerOptimizer
+from fedpath.core.errors import ConfigError, FederationError
 from fedpath.core.events import Event, EventLog
 from fedpath.core.exchange.messages import Answer, Order, Train, Update
 from fedpath.core.exchange.wire import Arrays
@@ -292,18 +292,32 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(hospitals: Path, tmp
     assert weights(tmp_path / "run", "best") == weights(tmp_path / "whole", "best")
 
 
-@pytest.mark.parametrize("method", ["plain", "fedprox"])
-def test_each_choice_runs_with_each_other(hospitals: Path, tmp_path: Path, method: str) -> None:
+@pytest.mark.parametrize(
+    ("key", "changes"),
+    [
+        ("aggregation.combine = 'krum'", {"aggregation": {"combine": "krum"}}),
+        ("aggregation.engine = 'ray'", {"aggregation": {"engine": "ray"}}),
+        ("local.method = 'scaffold'", {"local": {"method": "scaffold"}}),
+        ("local.personal", {"local": {"personal": ["norm"]}}),
+        ("exchange.encoding = 'int8'", {"exchange": {"encoding": "int8"}}),
+    ],
+)
+def test_what_is_not_there_yet_is_refused(hospitals: Path, tmp_path: Path, key: str, changes: dict[str, Any]) -> None:
+    with pytest.raises(ConfigError, match=f"^{key} is not available in this version of fedpath"):
+        run(tmp_path, Sites(hospitals, NAMES), **changes)
+
+
+@pytest.mark.parametrize("order", ["sites", "arrival"])
+def test_each_choice_runs_with_each_other(hospitals: Path, tmp_path: Path, order: str) -> None:
     sites = Sites(hospitals, NAMES)
-    for combine, optimizer in product(get_args(Combine), get_args(ServerOptimizer)):
+    for clip_norm, optimizer in product((None, 0.5), get_args(ServerOptimizer)):
         sites.return_all(NAMES)
-        name = f"{method}-{combine}-{optimizer}"
+        name = f"{order}-{'all' if clip_norm is None else 'clipped'}-{optimizer}"
         manifests = run(
             tmp_path / name,
             sites,
             name=name,
-            local={"method": method},
-            aggregation={"combine": combine, "byzantine": 0},
+            aggregation={"order": order, "clip_norm": clip_norm},
             optimizer={"name": optimizer},
             training=CONFIG["training"] | {"rounds": 2},
         )
