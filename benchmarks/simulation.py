@@ -29,7 +29,7 @@ class Simulated:
     seconds: float
     peak_mb: float
     coordinator_mb: float
-    """Of the command's own process, at its peak."""
+    """Of the command's own process, at its peak, without pages that it shares."""
 
     def completed(self) -> int:
         """Return how many hospitals counted in every round."""
@@ -79,8 +79,8 @@ def _simulate(folder: Path, sites: int, rounds: int) -> Simulated:
     started, peak_mb, coordinator_mb = time.monotonic(), 0.0, 0.0
     with subprocess.Popen(command, stdout=sys.stderr, env=os.environ | {"OMP_NUM_THREADS": "1"}) as process:
         while process.poll() is None:
-            peak_mb = max(peak_mb, sum(_proportional_mb(pid) for pid in _family(process.pid)))
-            coordinator_mb = max(coordinator_mb, _proportional_mb(process.pid))
+            peak_mb = max(peak_mb, sum(_memory_mb(pid, "Pss") for pid in _family(process.pid)))
+            coordinator_mb = max(coordinator_mb, _memory_mb(process.pid, "Pss_Anon"))
             time.sleep(_SAMPLE_S)
     if process.returncode != 0:
         raise SystemExit(f"{sites} hospitals: `fedpath simulate` ended with code {process.returncode}")
@@ -103,12 +103,12 @@ def _family(pid: int) -> list[int]:
     return family
 
 
-def _proportional_mb(pid: int) -> float:
+def _memory_mb(pid: int, key: str) -> float:
     try:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
     except OSError:
         return 0.0
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0) * 1024 / 1e6
+    return next((int(line.split()[1]) for line in lines if line.startswith(f"{key}:")), 0) * 1024 / 1e6
 
 
 if __name__ == "__main__":

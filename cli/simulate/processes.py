@@ -40,9 +40,8 @@ def processes_on(address: str, workers: int | None, gpus: float) -> Iterator[Pro
     """
     own = {"num_cpus": workers, "object_store_memory": _STORE_BYTES}
     with connected(address, "--ray-address", **own) as ray:
-        if address == LOCAL:
-            # Of a process that died the records tell; Ray would print paragraphs about it between the progress lines.
-            ray._private.worker._worker_logs_enabled = False
+        # Of a process that died the records tell; Ray would print paragraphs about it between the progress lines.
+        ray._private.worker._worker_logs_enabled = False
         there: dict[str, float] = ray.cluster_resources()
         if gpus > there.get("GPU", 0):
             raise ConfigError(
