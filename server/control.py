@@ -36,5 +36,4 @@ def step_control(control: Arrays, updates: Iterable[ArrayFile], sites: int) -> A
             for start in range(0, flat.size, BLOCK):
                 stop = min(start + BLOCK, flat.size)
                 flat[start:stop] += share * update.block(name, start, stop, buffer)
-        update.release()
     return after

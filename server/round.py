@@ -294,7 +294,6 @@ class Round:
                 raise RefusedError(
                     f"site {site}, round {pending.round}: update refused: {error.message}", remedy=error.remedy
                 ) from None
-            arrays.release()
         check_change(site, pending.round, norms, self._config.aggregation.max_update_norm)
         return part(
             outcome="answered",

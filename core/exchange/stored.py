@@ -1,8 +1,8 @@
 """Arrays in a safetensors file, written and read a block at a time: what a model of any size costs is the block.
 
-The coordinator keeps updates as such files from the moment they arrive until they have counted. A file is mapped, not
-read: a block of a float32 array is a view of the page cache, blocks of other types are decoded into a buffer. `release`
-gives the pages back to the cache, so that the memory of a process that goes through many files stays flat.
+The coordinator keeps updates as such files from the moment they arrive until they have counted. A block is read into a
+buffer, and decoded there: the memory of a process that goes through many files is that of its buffers. Small files are
+mapped instead, and a block of one is a view, so that thousands of them take no file descriptors.
 
 On the wire and on disk an array is F32, F16, BF16 or I8. I8 stands for value / scale, with one scale an array in the
 metadata (`SCALES`). Metadata may say that the arrays are changes against the model that came (`CHANGES`).
@@ -11,6 +11,7 @@ metadata (`SCALES`). Metadata may say that the arrays are changes against the mo
 import hashlib
 import json
 import mmap
+import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -28,8 +29,10 @@ SCALES = "scales"
 """Metadata: JSON object, array name → scale of an I8 array."""
 CHANGES = "changes"
 """Metadata: "true" where the arrays are changes."""
-BLOCK = 1 << 16
-"""Elements of a block that fits into a core's cache."""
+BLOCK = 1 << 17
+"""Elements of a block that fits into a core's cache and is worth a call to read it."""
+_SMALL = 1 << 22
+"""Bytes of a file that is mapped."""
 _LENGTH = struct.Struct("<Q")
 _TYPES: dict[str, np.dtype[Any]] = {
     "F32": np.dtype("<f4"),
@@ -46,8 +49,10 @@ F32 = NDArray[np.float32]
 class _Place:
     dtype: str
     shape: tuple[int, ...]
-    values: NDArray[Any]
-    """Flat, mapped from the file."""
+    size: int
+    """Numbers in it."""
+    offset: int
+    """Of its bytes in the file."""
 
 
 class ArrayFile:
@@ -65,7 +70,9 @@ class ArrayFile:
             with path.open("rb") as file:
                 (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
                 header = json.loads(file.read(length))
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                small = path.stat().st_size <= _SMALL
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if small else None
+                self._file = None if small else os.dup(file.fileno())
             scales = json.loads(self.metadata.get(SCALES, "{}"))
         except (SafetensorError, struct.error, ValueError, OSError) as error:
             raise _unreadable(str(error)) from None
@@ -76,9 +83,9 @@ class ArrayFile:
             dtype = _TYPES.get(entry["dtype"])
             if dtype is None:
                 raise _unreadable(f"array {name[:100]!r} is of type {entry['dtype']}")
-            count = int(np.prod(entry["shape"], dtype=np.int64))
-            values = np.frombuffer(self._map, dtype, count, start + entry["data_offsets"][0])
-            self._places[name] = _Place(entry["dtype"], tuple(entry["shape"]), values)
+            size = int(np.prod(entry["shape"], dtype=np.int64))
+            offset = start + entry["data_offsets"][0]
+            self._places[name] = _Place(entry["dtype"], tuple(entry["shape"]), size, offset)
         self._scales: dict[str, float] = scales
 
     @property
@@ -106,16 +113,16 @@ class ArrayFile:
             name: of the array.
             start: first element.
             stop: one past the last.
-            buffer: at least ``stop - start`` elements; used for arrays that are not float32.
+            buffer: at least ``stop - start`` elements.
 
         Returns:
-            A read-only view of the file, or of ``buffer``.
+            A view of ``buffer``, or a read-only one of a file that is mapped.
         """
         place = self._places[name]
-        values = place.values[start:stop]
+        out = buffer[: min(stop, place.size) - start]
+        values = self._read(place, start, out)
         if place.dtype == "F32":
             return values
-        out = buffer[: len(values)]
         if place.dtype == "BF16":
             np.left_shift(values, 16, out=out.view(np.uint32), dtype=np.uint32, casting="unsafe")
         else:
@@ -125,18 +132,37 @@ class ArrayFile:
         return out
 
     def array(self, name: str) -> F32:
-        """Return a whole array as float32: a view where it is stored so."""
+        """Return a whole array as float32."""
         place = self._places[name]
-        buffer = np.empty(0 if place.dtype == "F32" else place.values.size, np.float32)
-        return self.block(name, 0, place.values.size, buffer).reshape(place.shape)
-
-    def release(self) -> None:
-        """Give the pages that have been read back: the views stay valid and are read again from the cache."""
-        self._map.madvise(mmap.MADV_DONTNEED)
+        return self.block(name, 0, place.size, np.empty(place.size, np.float32)).reshape(place.shape)
 
     def close(self) -> None:
         """Let go of the file; a view that is still in use keeps it mapped."""
         self._places.clear()
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def _read(self, place: _Place, start: int, out: F32) -> NDArray[Any]:
+        """Return numbers as they are stored: float32 in ``out``, others in memory of their own."""
+        dtype = _TYPES[place.dtype]
+        offset = place.offset + start * dtype.itemsize
+        if self._map is not None:
+            return np.frombuffer(self._map, dtype, len(out), offset)
+        if self._file is None:
+            raise ValueError(f"{self.path} is closed")
+        values: NDArray[Any] = out if place.dtype == "F32" else np.empty(len(out), dtype)
+        view, done = values.view(np.uint8).data, 0
+        while done < len(view):
+            read = os.preadv(self._file, [view[done:]], offset + done)
+            if read == 0:
+                raise _unreadable("the file was cut while it was read")
+            done += read
+        return values
+
+    def __del__(self) -> None:
+        if getattr(self, "_file", None) is not None:
+            self.close()
 
     def __enter__(self) -> Self:
         return self

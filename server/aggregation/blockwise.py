@@ -5,8 +5,9 @@ there are. Every update's file is read once.
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import cycle
 
 import numpy as np
 import torch
@@ -24,10 +25,8 @@ from fedpath.server.aggregation.updates import (
     weights_of,
 )
 
-Reduce = Callable[[Sequence[F32], Sequence[float], F32], None]
+Reduce = Callable[[Iterable[F32], Sequence[float], F32], None]
 """Takes the same block of all updates, in the order of the sites' names, their weights, and where the result goes."""
-_RELEASE_EVERY = 1 << 24
-"""Bytes of each update after which what was read is given back."""
 
 
 class Blockwise:
@@ -36,11 +35,12 @@ class Blockwise:
     Args:
         reference: the round's model.
         reduce: the estimator.
+        together: whether it looks at a block of all updates at the same time; otherwise each is gone after its turn.
         threads: that share the work; as many as this process may run on, at most 8, by default.
     """
 
-    def __init__(self, reference: Arrays, reduce: Reduce, *, threads: int | None = None) -> None:
-        self._reference, self._reduce = reference, reduce
+    def __init__(self, reference: Arrays, reduce: Reduce, *, together: bool = True, threads: int | None = None) -> None:
+        self._reference, self._reduce, self._together = reference, reduce, together
         self._threads = threads or min(8, len(os.sched_getaffinity(0)))
         self._updates: list[Counted] = []
 
@@ -62,26 +62,18 @@ class Blockwise:
 
         with ThreadPoolExecutor(self._threads, thread_name_prefix="combine") as pool:
             list(pool.map(work, shares))
-        for update in self._updates:
-            update.arrays.release()
         return Combined(arrays, patients_of(self._updates))
 
     def _work(self, blocks: Sequence[Block], holders: dict[str, list[Counted]], arrays: Arrays) -> None:
-        buffers = np.empty((len(self._updates), BLOCK), np.float32)
-        read = 0
+        buffers = np.empty((len(self._updates) if self._together else 1, BLOCK), np.float32)
         for block in blocks:
             updates = holders[block.name]
-            values = [
+            values = (
                 values_of(update, block, self._reference, buffer)
-                for update, buffer in zip(updates, buffers, strict=False)
-            ]
+                for update, buffer in zip(updates, cycle(buffers), strict=False)
+            )
             out = arrays[block.name].reshape(-1)[block.start : block.stop]
             self._reduce(values, weights_of(updates, block.name), out)
-            read += out.nbytes
-            if read >= _RELEASE_EVERY:
-                read = 0
-                for update in updates:
-                    update.arrays.release()
 
 
 def _shares(blocks: list[Block], parts: int) -> list[list[Block]]:

@@ -2,7 +2,7 @@
 
 from fedpath.core.config.federated import AggregationSection
 from fedpath.core.exchange.wire import Arrays
-from fedpath.server.aggregation.blockwise import Blockwise, Reduce
+from fedpath.server.aggregation.blockwise import Blockwise
 from fedpath.server.aggregation.mean import ArrivalMean, mean
 from fedpath.server.aggregation.updates import Combiner
 
@@ -33,8 +33,4 @@ def choose(reference: Arrays, settings: AggregationSection) -> Combiner:
     """
     if settings.combine == "mean" and settings.order == "arrival" and settings.engine == "local":
         return ArrivalMean(reference)
-    return _blockwise(reference, mean, settings)
-
-
-def _blockwise(reference: Arrays, reduce: Reduce, settings: AggregationSection) -> Combiner:
-    return Blockwise(reference, reduce)
+    return Blockwise(reference, mean, together=False)

@@ -7,7 +7,7 @@ updates block by block when the round is over: each number is read once and writ
 as it comes, which leaves nothing to do at the end and reads and writes the sums once an update.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from fedpath.core.exchange.wire import Arrays
 from fedpath.server.aggregation.updates import Combined, Counted, blocks_of, patients_of, tensor_of, values_of
 
 
-def mean(values: Sequence[F32], weights: Sequence[float], out: F32) -> None:
+def mean(values: Iterable[F32], weights: Sequence[float], out: F32) -> None:
     """Write the weighted mean of ``values`` to ``out``: see `fedpath.server.aggregation.blockwise.Reduce`."""
     total, sums = sum(weights), torch.from_numpy(out)
     for place, (array, weight) in enumerate(zip(values, weights, strict=True)):
@@ -53,7 +53,6 @@ class ArrivalMean:
             sums = torch.from_numpy(self._sums[block.name].reshape(-1)[block.start : block.stop])
             values = values_of(update, block, self._reference, buffer)
             sums.add_(tensor_of(values), alpha=float(update.patients[group_of(block.name)]))
-        update.arrays.release()
         self._counted.append(update)
 
     def result(self) -> Combined:
