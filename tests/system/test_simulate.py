@@ -124,6 +124,19 @@ def test_buffers_do_not_depend_on_who_is_first(processes: Processes, folder: Pat
     assert [len(counted) for _, counted in results[0]] == [2, 2]
 
 
+def test_stages_find_what_earlier_ones_left(processes: Processes, folder: Path, tmp_path: Path) -> None:
+    stages = [
+        {"kind": "train", "name": "first", "training": {"rounds": 1}, "model": {"name": "mean-pool"}},
+        {"kind": "train", "name": "second"},
+    ]
+    config = simulated(FederationConfig.model_validate(SETTINGS | {"stage": stages}), NAMES)
+    talk = talk_over(processes, hospitals_in(folder, tmp_path), tmp_path, keep_models=False)
+    summary = coordinate(config, "run", tmp_path / "run", talk, EventLog(), threading.Event())
+    assert [stage["sites"] for stage in summary["stages"]] == [list(NAMES)] * 2
+    kept = {path.parent.name for path in (tmp_path / "state" / "B").rglob("federated.safetensors")}
+    assert kept == {"first"}  # a later stage may need it; the last one's is in the run's folder
+
+
 # --- failures ---------------------------------------------------------------------------------------------------------
 
 
