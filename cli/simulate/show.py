@@ -52,7 +52,7 @@ class View:
             return
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
         with Progress(*columns, console=self._console, transient=True) as live:
-            self._bar = live, live.add_task("", total=None)
+            self._bar = live, live.add_task("starting the processes", total=None)
             yield
         self._bar = None
 
@@ -61,9 +61,11 @@ class View:
         doing, now = self._words(order), time.monotonic()
         if doing != self._doing:
             self._doing, self._began, self._told = doing, now, now
+            if self._bar is not None:  # what is left is reckoned anew
+                self._bar[0].reset(self._bar[1], description=doing, total=asked)
         if self._bar is not None:
             live, task = self._bar
-            live.update(task, description=doing, completed=done, total=asked)
+            live.update(task, completed=done, total=asked)
         elif now - self._told >= _TELL_EVERY_S and done < asked:
             self._told = now
             left = (now - self._began) * (asked - done) / done
