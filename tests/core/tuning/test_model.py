@@ -83,8 +83,8 @@ def test_gradients_are_those_of_one_batch_through_the_encoder(
     found = gradients(tuner)
     assert found.keys() == wanted.keys() == {name for name, p in tuner.named_parameters() if p.requires_grad}
     torch.testing.assert_close(loss.detach(), wanted_loss, rtol=1e-12, atol=0)
-    # A softmax does not see what is added to all its inputs: the gradient of such a bias is what rounding leaves of 0, so
-    # it is held against the size of the others.
+    # A softmax does not see what is added to all its inputs: the gradient of such a bias is what rounding leaves of 0,
+    # so it is held against the size of the others.
     scale = max(float(gradient.abs().max()) for gradient in wanted.values())
     for name, gradient in wanted.items():
         assert gradient.abs().max() > 0, name
