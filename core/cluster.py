@@ -17,7 +17,7 @@ _ANSWERS_WITHIN_S = 10
 
 @contextmanager
 def connected(address: str, option: str, **own: Any) -> Iterator[Any]:
-    """Give the module `ray`, connected.
+    """Give the module `ray`, connected. Inside another such context it is that one's cluster.
 
     Args:
         address: of a cluster; "local" starts one on this machine, which ends with the context.
@@ -30,6 +30,9 @@ def connected(address: str, option: str, **own: Any) -> Iterator[Any]:
     """
     import ray
 
+    if ray.is_initialized():
+        yield ray
+        return
     quiet: dict[str, Any] = {"configure_logging": False, "log_to_driver": False}
     with warnings.catch_warnings():
         # About what a later Ray does with GPUs; the version is pinned.

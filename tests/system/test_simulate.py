@@ -20,6 +20,7 @@ from fedpath.cli.simulate.coordinate import coordinate
 from fedpath.cli.simulate.federation import simulated
 from fedpath.cli.simulate.processes import Processes, processes_on
 from fedpath.cli.simulate.talk import Failures, RayTalk
+from fedpath.core.cluster import connected
 from fedpath.core.config import FederationConfig, SiteConfig, load_site
 from fedpath.core.errors import FederationError
 from fedpath.core.events import Event, EventLog
@@ -95,6 +96,12 @@ class Dies(Failures):
 
     def die_at(self, site: str, order: Order) -> str | None:
         return self.when.get((site, order.round)) if isinstance(order, Train) else None
+
+
+def test_there_is_one_cluster_at_a_time(processes: Processes) -> None:
+    with connected("local", "--ray-address") as ray:
+        assert ray is processes.ray
+    assert processes.ray.is_initialized()
 
 
 # --- the same as in one process ---------------------------------------------------------------------------------------
