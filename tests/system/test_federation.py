@@ -69,7 +69,10 @@ def _weights_equal_a_literal_average(federation: Federation, run: Path) -> None:
         n_a, n_b, n_c = (len({example.patient_id for example in data[site]}) for site in federation.sites)
         # In float32 and this order, to the bit: parameters whose gradient is rounding noise (a bias before a softmax)
         # make Adam amplify any other rounding.
-        mean = {name: (n_a * a[name] + n_b * b[name] + n_c * c[name]) / (n_a + n_b + n_c) for name in mean}
+        total = n_a + n_b + n_c
+        mean = {name: a[name] * (n_a / total) for name in mean}
+        for more, patients in ((b, n_b), (c, n_c)):
+            mean = {name: torch.add(mean[name], more[name], alpha=patients / total) for name in mean}
     assert _state(run / "last.safetensors") == {name: tensor.numpy().tobytes() for name, tensor in mean.items()}
 
 
