@@ -131,10 +131,11 @@ def _weights_equal_a_literal_average(federation: Federation, folder: Path) -> No
         a, b, c = (_trained(config, mean, data[site], site, round_) for site in federation.sites)
         # In float32 and this order, to the bit; eight patients each, of B's four have a record.
         for name in (name for group in EVERYBODY for name in groups[group]):
-            mean[name] = (8 * a[name] + 8 * b[name] + 8 * c[name]) / 24
+            two = torch.add(a[name] * (8 / 24), b[name], alpha=8 / 24)
+            mean[name] = torch.add(two, c[name], alpha=8 / 24)
         for name in (name for group in CLINICAL_GROUPS for name in groups[group]):
             assert c[name].equal(mean[name])  # no step of C's training touches them
-            mean[name] = (8 * a[name] + 4 * b[name]) / 12
+            mean[name] = torch.add(a[name] * (8 / 12), b[name], alpha=4 / 12)
     assert _state(folder / "last.safetensors") == {name: tensor.numpy().tobytes() for name, tensor in mean.items()}
 
 
