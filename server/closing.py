@@ -87,7 +87,7 @@ class Close:
                 have.append(reply.site)
             else:
                 self._events.emit("farewell_unheard", site=reply.site, reason=reply.instead)
-        return have
+        return sorted(have)
 
     def _ask(
         self, round_: int, model: Arrays, sites: list[str], split: Literal["validation", "test"]

@@ -124,6 +124,7 @@ class Sequence:
                 # Of other sites' scales nobody needs to know.
                 local=config.local.model_copy(update={"learning_rate_scale": {}}),
                 exchange=config.exchange,
+                counted=standing.last_counted(site),
                 control=hash_of_control,
             )
 

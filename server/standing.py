@@ -46,6 +46,14 @@ class Standing:
         """The last round that is done."""
         return len(self.manifests)
 
+    def last_counted(self, site: str) -> int:
+        """Return the round of the last order whose update from a site counted; 0 for none."""
+        for manifest in reversed(self.manifests):
+            part = manifest.sites.get(site)
+            if part is not None and part.outcome == "answered":
+                return part.of_round or manifest.round
+        return 0
+
     def judge(self, round_: int, auc: float | None, loss: float | None) -> bool:
         """Weigh what the sites' validation says of the model of a round; return whether it is the best so far."""
         if round_ == 0 or not self.best.beaten_by(auc, loss):

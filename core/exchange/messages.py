@@ -97,6 +97,9 @@ class Train(Section):
     """How to train. The learning rate above has the site's scale in it already, and no other site's scale travels."""
     exchange: ExchangeSection = ExchangeSection()
     """How the update is to be written."""
+    counted: Count = 0
+    """Round of the last order whose update from this site counted; 0 for none. What a site carries from round to round
+    (`fedpath.client.agent.memory`) is as it was after that one: an update that was refused or dropped left nothing."""
     control: Sha256 | None = None
     """SCAFFOLD: hash of the control variate that comes along, in arrays named `CONTROL` + "group/parameter"."""
 

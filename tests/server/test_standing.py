@@ -3,7 +3,8 @@
 import pytest
 
 from fedpath.core.exchange.messages import Metrics
-from fedpath.server.standing import Best, weighted
+from fedpath.server.records import RoundManifest, SiteRound
+from fedpath.server.standing import Best, Standing, weighted
 
 
 def test_a_figure_is_weighted_by_patients() -> None:
@@ -47,3 +48,24 @@ def test_the_best_has_the_highest_auc_then_the_lowest_loss(
 def test_any_trained_model_beats_the_initial_one() -> None:
     assert Best(0, 0.99, 0.01).beaten_by(0.1, 9.0)
     assert Best().beaten_by(None, None)
+
+
+def test_a_site_goes_on_from_its_last_order_whose_update_counted() -> None:
+    standing = Standing({})
+    assert standing.last_counted("A") == 0
+    for round_, part in [
+        (1, SiteRound(outcome="answered")),
+        (2, SiteRound(outcome="refused", reason="NaN")),
+        (3, SiteRound(outcome="answered", of_round=2)),
+        (4, SiteRound(outcome="late")),
+    ]:
+        standing.advance(_manifest(round_, {"A": part}))
+    assert standing.last_counted("A") == 2
+    assert standing.last_counted("B") == 0
+
+
+def _manifest(round_: int, sites: dict[str, SiteRound]) -> RoundManifest:
+    return RoundManifest(
+        round=round_, base="", result="", sites=sites, patients={}, validation_auc=None, validation_loss=None,
+        seconds=1.0, aggregation_s=0.0,
+    )  # fmt: skip

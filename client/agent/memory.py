@@ -1,0 +1,45 @@
+"""What a hospital carries from round to round of a stage: personal layers, its control variate, errors of encoding.
+
+One file a round, written before the update of that round leaves. An order says which of this hospital's updates counted
+last (`Train.counted`), and the next round goes on from what was kept with that one: an update that was refused, dropped
+or asked for again leaves nothing behind, and an agent that was killed answers the same order with the same bits.
+"""
+
+from pathlib import Path
+
+from fedpath.core.exchange.stored import ArrayFile, write_arrays
+from fedpath.core.exchange.wire import Arrays
+from fedpath.core.files import replacing
+
+_KEPT = 4
+"""Rounds: a coordinator whose newest model was damaged goes back by one or a few."""
+
+
+class SiteMemory:
+    """Named float32 arrays by round.
+
+    Args:
+        folder: of the run, or of its stage, at this hospital.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder / "kept"
+
+    def load(self, counted: int) -> Arrays:
+        """Return what was kept with the update of a round; nothing for round 0, or where it is not here any more."""
+        path = self._path(counted)
+        if counted == 0 or not path.is_file():
+            return {}
+        with ArrayFile(path) as file:
+            return {name: file.array(name).copy() for name in file.names}
+
+    def keep(self, round_: int, arrays: Arrays, *, counted: int) -> None:
+        """Keep what the update of a round leaves; of rounds before ``counted`` the last few stay, in case."""
+        with replacing(self._path(round_)) as temporary, temporary.open("wb") as file:
+            write_arrays(file, arrays)
+        for path in self._folder.glob("*.safetensors"):
+            if int(path.stem) <= counted - _KEPT:
+                path.unlink(missing_ok=True)
+
+    def _path(self, round_: int) -> Path:
+        return self._folder / f"{round_:04d}.safetensors"

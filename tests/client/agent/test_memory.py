@@ -1,0 +1,36 @@
+"""What a hospital carries from round to round."""
+
+from pathlib import Path
+
+import numpy as np
+
+from fedpath.client.agent.memory import SiteMemory
+
+
+def test_what_was_kept_with_a_round_comes_back_with_its_bits(tmp_path: Path) -> None:
+    memory = SiteMemory(tmp_path)
+    memory.keep(1, {"personal:image/w": np.array([[1.5, -2.0]], np.float32)}, counted=0)
+    memory.keep(2, {"personal:image/w": np.array([[3.0, 4.0]], np.float32)}, counted=1)
+    assert memory.load(1)["personal:image/w"].tolist() == [[1.5, -2.0]]
+    # Another process, as after a kill.
+    assert SiteMemory(tmp_path).load(2)["personal:image/w"].tolist() == [[3.0, 4.0]]
+
+
+def test_nothing_counted_yet_or_lost_is_nothing(tmp_path: Path) -> None:
+    memory = SiteMemory(tmp_path)
+    assert memory.load(0) == {}
+    assert memory.load(7) == {}
+
+
+def test_what_the_next_order_needs_stays_however_many_updates_were_dropped_since(tmp_path: Path) -> None:
+    memory = SiteMemory(tmp_path)
+    for round_ in range(1, 12):
+        memory.keep(round_, {"control:image/w": np.full(3, round_, np.float32)}, counted=1)
+    assert memory.load(1)["control:image/w"].tolist() == [1, 1, 1]
+
+
+def test_only_the_last_rounds_are_kept(tmp_path: Path) -> None:
+    memory = SiteMemory(tmp_path)
+    for round_ in range(1, 8):
+        memory.keep(round_, {"control:image/w": np.full(3, round_, np.float32)}, counted=round_ - 1)
+    assert [bool(memory.load(round_)) for round_ in range(1, 8)] == [False, False, True, True, True, True, True]
