@@ -37,8 +37,29 @@ def check_order(policy: PolicySection, order: Order, *, site: str, federation: s
         raise refuse(f"stage '{facts.stage.name}' is one of fine-tuning, and no encoder may be fine-tuned here")
     if not isinstance(order, Encode):  # which trains nothing
         _check_model(policy, facts, refuse)
-    if isinstance(order, Train) and order.local_epochs > policy.max_local_epochs:
+    if isinstance(order, Train) and facts.local.steps is None and order.local_epochs > policy.max_local_epochs:
         raise refuse(f"{order.local_epochs} local epochs exceed its limit of {policy.max_local_epochs}")
+
+
+def check_steps(policy: PolicySection, steps: int, slides: int, a_step: int, *, site: str) -> None:
+    """Check the length of a round of a fixed number of steps: so many must not be more passes than may be asked for.
+
+    Args:
+        policy: `[policy]` of site.toml.
+        steps: that are ordered (`local.steps`).
+        slides: that this hospital trains on.
+        a_step: of them, those that a step learns from.
+        site: this site's name, for the message.
+
+    Raises:
+        RefusedError: as `check_order`.
+    """
+    if steps > policy.max_local_epochs * -(-slides // a_step):
+        raise RefusedError(
+            f"site {site} refuses: {steps} steps are more than {policy.max_local_epochs} passes over its slides, its "
+            "limit",
+            remedy="lower local.steps in federation.toml, or raise policy.max_local_epochs in site.toml",
+        )
 
 
 _TUNING = ("fine-tune", "encode")

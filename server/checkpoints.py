@@ -60,6 +60,8 @@ class Checkpoints:
             config.federation.name, config.model, config.features, config.task.labels, config.clinical
         )
         metadata |= {"round": str(round_), "contributions": json.dumps(contributions or {}, sort_keys=True)}
+        if config.local.personal:
+            metadata["personal"] = json.dumps(config.local.personal)
         if state:
             with replacing(self._state_file(round_)) as temporary, temporary.open("wb") as file:
                 write_arrays(file, state)

@@ -10,7 +10,7 @@ from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models.protocol import BagModel
 from fedpath.server.folder import Closing, RunFolder
 from fedpath.server.standing import Standing, weighted
-from fedpath.server.talk import Talk, ask
+from fedpath.server.talk import Talk, ask_each
 
 _FAREWELL_S = 60.0
 
@@ -52,7 +52,7 @@ class Close:
         """Have the last model validated, judge it, and have the best one tested, where that has not been done yet."""
         closing = self._folder.closing()
         if closing is None:
-            closing = Closing(validation=self._ask(standing.round, standing.model, sites, "validation"))
+            closing = Closing(validation=self._ask(standing, standing.round, standing.model, sites, "validation"))
             # Kept before the best model is replaced: a coordinator that is killed then finds why it was.
             self._folder.keep_closing(closing)
             auc, loss = weighted(closing.validation, "auc"), weighted(closing.validation, "loss")
@@ -63,7 +63,7 @@ class Close:
         if closing.test is None:
             tests = {}
             if self._tests:
-                tests = self._ask(standing.best.round, self._folder.best_model(standing), sites, "test")
+                tests = self._ask(standing, standing.best.round, self._folder.best_model(standing), sites, "test")
             closing = Closing(validation=closing.validation, test=tests)
             self._folder.keep_closing(closing)
         return closing
@@ -79,10 +79,14 @@ class Close:
         best, model = standing.best, self._folder.best_model(standing)
         order = Finish(facts=self._facts, base=hash_arrays(model), best_round=best.round, more=more)
         present = [site for site in sites if site in self._talk.online()]
+        orders = {
+            site: order.model_copy(update={"counted": standing.last_counted(site, best.round)})
+            for site in sorted(present)
+        }
         # Of a stage in between, later ones need what arrives here: a site is given the time it has for a round.
         timeout_s = self._config.server.round_timeout_s if more else _FAREWELL_S
         have = []
-        for reply in ask(self._talk, present, order, model, timeout_s, self._stop):
+        for reply in ask_each(self._talk, orders, model, timeout_s, self._stop):
             if isinstance(reply.answer, Receipt):
                 have.append(reply.site)
             else:
@@ -90,13 +94,21 @@ class Close:
         return sorted(have)
 
     def _ask(
-        self, round_: int, model: Arrays, sites: list[str], split: Literal["validation", "test"]
+        self,
+        standing: Standing,
+        round_: int,
+        model: Arrays,
+        sites: list[str],
+        split: Literal["validation", "test"],
     ) -> dict[str, Metrics]:
         """Ask every site for the figures of a model on one split; silent sites are left out, and said so."""
         base = hash_arrays(model)
         order = Evaluate(facts=self._facts, round=round_, base=base, split=split)
+        orders = {
+            site: order.model_copy(update={"counted": standing.last_counted(site, round_)}) for site in sorted(sites)
+        }
         figures: dict[str, Metrics] = {}
-        for reply in ask(self._talk, sites, order, model, self._config.server.round_timeout_s, self._stop):
+        for reply in ask_each(self._talk, orders, model, self._config.server.round_timeout_s, self._stop):
             if isinstance(reply.answer, Evaluation) and reply.answer.base == base:
                 figures[reply.site] = reply.answer.metrics
                 self._events.emit("evaluated", site=reply.site, round=round_, split=split, auc=reply.answer.metrics.auc)
@@ -119,7 +131,7 @@ def summary_of(
     best, tests = standing.best, closing.test or {}
     groups = {
         group: sorted(site for site, first in standing.trained.get(group, {}).items() if first <= best.round)
-        for group in sorted(model.parameter_groups().keys() - model.agreed_groups - model.resident_groups)
+        for group in sorted(model.trainable_groups - set(facts.local.personal))
     }
     return {
         "federation": facts.federation,
@@ -138,6 +150,7 @@ def summary_of(
         "rounds_counted": standing.counted,
         "groups": groups,
         "groups_never_trained": [group for group, by in groups.items() if not by],
+        "personal": facts.local.personal,
         "clinical": clinical,
         "refused": refused,
     }

@@ -54,6 +54,7 @@ def facts_of(config: FederationConfig, run: str, stage: StageFacts | None = None
         package=origin_of(config.model.name),
         clinical=fields_read(config.model.name, config.clinical),
         stage=stage,
+        local=config.local.model_copy(update={"learning_rate_scale": {}}),
     )
 
 

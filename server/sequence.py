@@ -11,7 +11,7 @@ from fedpath.core.exchange.groups import CONTROL
 from fedpath.core.exchange.messages import RunFacts, Train
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.server.aggregation import combiner, sites_needed
-from fedpath.server.control import no_control, step_control
+from fedpath.server.control import no_control, sites_by_group, step_control
 from fedpath.server.deadline import deadline_s
 from fedpath.server.folder import RunFolder
 from fedpath.server.optimizers import server_optimizer
@@ -87,7 +87,7 @@ class Sequence:
         ).hear(sites)
         began = time.monotonic()
         combined = adding.result()
-        model, state = self._step(standing, combined.arrays, heard, spool, len(sites))
+        model, state = self._step(standing, combined.arrays, heard, spool, entitled)
         heard.aggregation_s += time.monotonic() - began
         manifest = self._manifest(round_, plan, heard, model, state, time.monotonic() - started)
         manifest = manifest.model_copy(update={"patients": _rounded(combined.patients), "chosen": combined.chosen})
@@ -121,10 +121,9 @@ class Sequence:
                 weight_decay=training.weight_decay,
                 class_weights=training.class_weights,
                 accumulate_bags=training.accumulate_bags,
-                # Of other sites' scales nobody needs to know.
-                local=config.local.model_copy(update={"learning_rate_scale": {}}),
                 exchange=config.exchange,
                 counted=standing.last_counted(site),
+                best=standing.last_counted(site, standing.best.round),
                 control=hash_of_control,
             )
 
@@ -151,7 +150,12 @@ class Sequence:
         )
 
     def _step(
-        self, standing: Standing, combined: Arrays, heard: Heard, spool: Spool, sites: int
+        self,
+        standing: Standing,
+        combined: Arrays,
+        heard: Heard,
+        spool: Spool,
+        entitled: Mapping[str, Entitled],
     ) -> tuple[Arrays, Arrays]:
         """Return the next model and what is carried on with it."""
         optimizer = server_optimizer(self._config.optimizer, standing.model)
@@ -160,6 +164,7 @@ class Sequence:
         model = optimizer.step(standing.model, combined)
         state = optimizer.state()
         if self._config.local.method == "scaffold":
+            sites = sites_by_group(entitled, standing.model)
             counted = sorted(site for site, part in heard.parts.items() if part.outcome == "answered")
             state |= step_control(_control_of(standing), (spool.open(site) for site in counted), sites)
         return model, state

@@ -7,6 +7,7 @@ from fedpath.core.config.stages import EncodeStage, SelectStage, TrainStage, Tun
 from fedpath.core.encoders.base import PatchEncoder
 from fedpath.core.encoders.registry import build_encoder, encoder_sha256
 from fedpath.core.errors import ConfigError
+from fedpath.core.exchange.groups import personal_names
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.training.alone import initial_model
 from fedpath.core.tuning.build import build_tuner
@@ -27,12 +28,12 @@ def check_models(config: FederationConfig) -> FederationConfig:
         if isinstance(stage, TuneStage):
             config, encoder = _with_encoder(config, stage)
     if not config.stage:
-        initial_model(config)
+        personal_names(initial_model(config), config.local.personal)
     for stage in config.stage:
         if isinstance(stage, EncodeStage):
             continue
         try:
-            build_model_of(config, stage, encoder)
+            personal_names(build_model_of(config, stage, encoder), config_of(config, stage).local.personal)
         except ConfigError as error:
             raise ConfigError(f"stage '{stage.name}': {error.message}", remedy=error.remedy) from None
     return config
@@ -66,6 +67,9 @@ def _with_encoder(config: FederationConfig, stage: TuneStage) -> tuple[Federatio
 def config_of(config: FederationConfig, stage: SelectStage | TuneStage | TrainStage) -> FederationConfig:
     """Return the configuration with a stage's model and training in their places."""
     update: dict[str, Any] = {"training": stage.training.over(config.training)}
+    if isinstance(stage, TuneStage):
+        # What encodes the slides must be the same everywhere: its hash is part of the feature contract.
+        update["local"] = config.local.model_copy(update={"personal": []})
     if stage.model is not None:
         update["model"] = stage.model
     return config.model_copy(update=update)

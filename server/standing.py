@@ -46,9 +46,14 @@ class Standing:
         """The last round that is done."""
         return len(self.manifests)
 
-    def last_counted(self, site: str) -> int:
-        """Return the round of the last order whose update from a site counted; 0 for none."""
-        for manifest in reversed(self.manifests):
+    def last_counted(self, site: str, upto: int | None = None) -> int:
+        """Return the round of the last order whose update from a site counted; 0 for none.
+
+        Args:
+            site: its name.
+            upto: the last round that is looked at; all that are done by default.
+        """
+        for manifest in reversed(self.manifests[:upto]):
             part = manifest.sites.get(site)
             if part is not None and part.outcome == "answered":
                 return part.of_round or manifest.round

@@ -132,7 +132,14 @@ def ask(
         timeout_s: sites that have not answered by then are late: `Silence`.
         stop: set it to give up; raises StoppedError.
     """
-    asked = talk.post(dict.fromkeys(sorted(sites), order), arrays, timeout_s + 60)
+    return ask_each(talk, dict.fromkeys(sorted(sites), order), arrays, timeout_s, stop)
+
+
+def ask_each(
+    talk: Talk, orders: Mapping[str, Order], arrays: Arrays, timeout_s: float, stop: threading.Event
+) -> Iterator[Reply]:
+    """Send each site its own order, all with the same arrays; otherwise as `ask`."""
+    asked = talk.post(orders, arrays, timeout_s + 60)
     waiting = {one.site: one for one in asked}
     for reply in replies(talk, asked, time.monotonic() + timeout_s, stop):
         del waiting[reply.site]

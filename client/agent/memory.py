@@ -33,12 +33,19 @@ class SiteMemory:
         with ArrayFile(path) as file:
             return {name: file.array(name).copy() for name in file.names}
 
-    def keep(self, round_: int, arrays: Arrays, *, counted: int) -> None:
-        """Keep what the update of a round leaves; of rounds before ``counted`` the last few stay, in case."""
+    def keep(self, round_: int, arrays: Arrays, *, counted: int, best: int = 0) -> None:
+        """Keep what the update of a round leaves; of rounds before ``counted`` the last few stay, in case.
+
+        Args:
+            round_: of the order.
+            arrays: what is carried on from it.
+            counted: round of the last order whose update counted.
+            best: the same of the best model so far; what was kept with it stays, however long ago it was.
+        """
         with replacing(self._path(round_)) as temporary, temporary.open("wb") as file:
             write_arrays(file, arrays)
         for path in self._folder.glob("*.safetensors"):
-            if int(path.stem) <= counted - _KEPT:
+            if int(path.stem) <= counted - _KEPT and int(path.stem) != best:
                 path.unlink(missing_ok=True)
 
     def _path(self, round_: int) -> Path:

@@ -15,12 +15,24 @@ from fedpath.core.models.protocol import BagModel
 from fedpath.core.training.evaluation import NotFiniteError, examine
 
 
-def check_enough(patients: int, *, site: str, min_patients: int) -> None:
+def check_enough(patients: int, *, site: str, min_patients: int, steps: int | None = None) -> None:
     """Refuse to train on fewer patients than the policy asks for: every update states how many there were.
+
+    Args:
+        patients: that are trained on.
+        site: this site's name.
+        min_patients: `policy.min_patients`.
+        steps: `local.steps`, where the round is too short for all patients.
 
     Raises:
         RefusedError: without their number.
     """
+    if patients < min_patients and steps is not None:
+        raise RefusedError(
+            f"site {site} refuses: {steps} steps train on fewer patients than its policy asks for",
+            remedy="raise local.steps or training.accumulate_bags in federation.toml, or lower policy.min_patients in "
+            "site.toml",
+        )
     if patients < min_patients:
         raise RefusedError(
             f"site {site} refuses: fewer training patients than its policy asks for",

@@ -1,5 +1,6 @@
 """What one kind of stage trains on this hospital's data; the worker knows a stage only through this."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
@@ -98,5 +99,8 @@ class BagWork:
         """Write the model."""
         facts, path = self._facts, self._folders.own / FINAL_MODEL
         metadata = model_metadata(facts.federation, facts.model, facts.features, facts.labels, facts.clinical)
-        save_model(path, model.state_dict(), metadata | {"run": facts.run, "round": str(best_round)})
+        metadata |= {"run": facts.run, "round": str(best_round)}
+        if facts.local.personal:
+            metadata["personal"] = json.dumps(facts.local.personal)
+        save_model(path, model.state_dict(), metadata)
         return path

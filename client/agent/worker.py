@@ -10,19 +10,20 @@ from typing import Any
 
 import torch
 
+from fedpath.client.agent.carried import Came, came_with, left_by
 from fedpath.client.agent.data import SiteData, in_order
 from fedpath.client.agent.describe import describe
 from fedpath.client.agent.encode_work import encode_again
 from fedpath.client.agent.folders import StageFolders
+from fedpath.client.agent.memory import SiteMemory
 from fedpath.client.agent.reports import check_enough, figures, groups_that_may_leave, without_clinical
 from fedpath.client.agent.tune_work import TuneWork
 from fedpath.client.agent.work import BagWork, Fill, Work
-from fedpath.client.policy import check_order
+from fedpath.client.policy import check_order, check_steps
 from fedpath.core.cohort.examples import Example
 from fedpath.core.config import SiteConfig
 from fedpath.core.errors import RefusedError
 from fedpath.core.events import EventLog
-from fedpath.core.exchange.groups import group_of, load_arrays, to_arrays
 from fedpath.core.exchange.messages import (
     Answer,
     Describe,
@@ -40,12 +41,13 @@ from fedpath.core.exchange.messages import (
     Train,
     Update,
 )
-from fedpath.core.exchange.wire import Arrays, hash_arrays
+from fedpath.core.exchange.wire import Arrays
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.training.device import choose_device
 from fedpath.core.training.engines.base import EngineSettings
 from fedpath.core.training.engines.choose import engine_settings
 from fedpath.core.training.loop import TrainResult, train
+from fedpath.core.training.order import course
 from fedpath.core.training.precision import Precision, choose_precision
 from fedpath.core.training.settings import TrainSettings
 
@@ -98,6 +100,12 @@ class Worker:
 
     def _describe(self, facts: RunFacts) -> Description:
         work = self._work(facts)
+        if facts.local.method != "plain" and self._engine.kind != "torch":
+            raise RefusedError(
+                f"site {self._config.site.name} refuses: local.method = '{facts.local.method}' does not go with its "
+                f"compute.engine = '{self._engine.kind}'",
+                remedy='set compute.engine = "torch" in site.toml, or local.method = "plain" in federation.toml',
+            )
         work.check()
         return describe(facts, StageFolders(self._config, facts), self._data, self._events)
 
@@ -113,24 +121,49 @@ class Worker:
             )
 
     def _train(self, order: Train, arrays: Arrays) -> tuple[Update, Arrays]:
-        _check_base(arrays, order.base)
-        work, fill = self._work(order.facts), partial(load_arrays, arrays=arrays)
+        came, work = self._came_with(order, arrays), self._work(order.facts)
         examples = work.examples("train")
-        check_enough(len({example.patient_id for example in examples}), **self._terms)
-        examples, validation = self._validate(order, work, fill, examples)
-        model, result = work.train(order.learning_rate, fill, partial(self._train_model, order, examples))
-        trained = to_arrays(model, result.patients_by_group)
-        patients = groups_that_may_leave(trained, arrays, result.patients_by_group, **self._terms)
-        self._events.emit("trained", round=order.round, loss=result.loss, seconds=result.seconds, patients=patients)
+        self._check_enough(order, examples)
+        examples, validation = self._validate(order, work, came.fill, examples)
+        model, result = work.train(order.learning_rate, came.fill, partial(self._train_model, order, came, examples))
+        left = left_by(model, result.patients_by_group, result.mean_gradients, came.local)
+        patients = groups_that_may_leave(left.trained, came.model, result.patients_by_group, **self._terms)
+        self._events.emit(
+            "trained",
+            round=order.round,
+            loss=result.loss,
+            seconds=result.seconds,
+            steps=result.steps,
+            patients=patients,
+        )
         update = Update(
             round=order.round,
             base=order.base,
             patients=patients,
             training_loss=result.loss,
+            steps=result.steps,
             validation=validation,
             seconds=result.seconds,
         )
-        return update, {name: array for name, array in trained.items() if group_of(name) in patients}
+        # On disk before the update leaves: once that counts, the next order goes on from here.
+        if kept := left.kept(patients, came):
+            self._memory(order.facts).keep(order.round, kept, counted=order.counted, best=order.best)
+        return update, left.leaving(patients, came)
+
+    def _check_enough(self, order: Train, examples: list[Example]) -> None:
+        """Check that as many patients are trained on as the policy asks for, and in no longer a round than it allows.
+
+        Raises:
+            RefusedError: they are not.
+        """
+        check_enough(len({example.patient_id for example in examples}), **self._terms)
+        if (steps := order.facts.local.steps) is None:
+            return
+        check_steps(self._config.policy, steps, len(examples), order.accumulate_bags, site=self._config.site.name)
+        if steps * order.accumulate_bags < len(examples):  # not everybody's turn comes
+            passes = course(len(examples), self._settings(order, "auto"), seed=self._seed(order))
+            used = {examples[index].patient_id for epoch in passes for step in epoch for index in step}
+            check_enough(len(used), **self._terms, steps=steps)
 
     def _validate(self, order: Train, work: Work, fill: Fill, examples: list[Example]) -> tuple[list[Example], Metrics]:
         """Return the examples that may be trained on, and the figures of the model that came.
@@ -144,18 +177,31 @@ class Worker:
         self._events.emit("validated", round=order.round - 1, **validation.model_dump(), routes=routes)
         return examples, validation
 
-    def _train_model(
-        self, order: Train, examples: list[Example], model: BagModel, precision: Precision, engine: EngineSettings
-    ) -> TrainResult:
-        """Train a model as the order asks."""
-        settings = TrainSettings(
+    @staticmethod
+    def _settings(order: Train, precision: Precision) -> TrainSettings:
+        return TrainSettings(
             epochs=order.local_epochs,
             learning_rate=order.learning_rate,
             weight_decay=order.weight_decay,
             class_weights=order.class_weights,
             accumulate_bags=order.accumulate_bags,
             precision=precision,
+            steps=order.facts.local.steps,
         )
+
+    def _seed(self, order: Train) -> int:
+        return _seed(order.facts, self._config.site.name, order.round)
+
+    def _train_model(
+        self,
+        order: Train,
+        came: Came,
+        examples: list[Example],
+        model: BagModel,
+        precision: Precision,
+        engine: EngineSettings,
+    ) -> TrainResult:
+        """Train a model as the order asks."""
 
         def progress(done: int, total: int, loss: float) -> None:
             if done == total or done % max(1, total // 10) == 0:
@@ -164,12 +210,13 @@ class Worker:
         return train(
             model,
             examples,
-            settings,
-            seed=_seed(order.facts, self._config.site.name, order.round),
+            self._settings(order, precision),
+            seed=self._seed(order),
             span=((order.round - 1) / order.rounds, order.round / order.rounds),
             device=self._device,
             progress=progress,
             engine=engine,
+            drift=came.terms(model),
         )
 
     def _without_few_records(self, model: BagModel, examples: list[Example], round_: int) -> list[Example]:
@@ -183,7 +230,7 @@ class Worker:
 
     def _evaluate(self, order: Evaluate, arrays: Arrays) -> Evaluation:
         work = self._work(order.facts)
-        model = _filled(work, arrays, order.base)
+        model = self._filled(work, order, arrays)
         metrics, routes = figures(model, work.examples(order.split), self._device, **self._terms)
         self._events.emit("evaluated", round=order.round, split=order.split, **metrics.model_dump(), routes=routes)
         return Evaluation(round=order.round, base=order.base, metrics=metrics)
@@ -196,10 +243,26 @@ class Worker:
 
     def _finish(self, order: Finish, arrays: Arrays) -> Receipt:
         work = self._work(order.facts)
-        kept = work.keep(_filled(work, arrays, order.base), order.best_round)
+        kept = work.keep(self._filled(work, order, arrays), order.best_round)
         stage = None if order.facts.stage is None else order.facts.stage.name
         self._events.emit("finished", model=str(kept), best_round=order.best_round, stage=stage, more=order.more)
         return Receipt()
+
+    def _filled(self, work: Work, order: Evaluate | Finish, arrays: Arrays) -> BagModel:
+        """Build a stage's model and fill it with the arrays that came, and with what stays here."""
+        came, model = self._came_with(order, arrays), work.build(_ANY_RATE)
+        came.fill(model)
+        return model
+
+    def _came_with(self, order: Train | Evaluate | Finish, arrays: Arrays) -> Came:
+        """Take in what came with an order; where what this hospital kept is gone, it goes on without, and says so."""
+        came = came_with(order, arrays, self._memory(order.facts))
+        if came.lost:
+            self._events.emit("carried_lost", round=order.counted, order=order.kind)
+        return came
+
+    def _memory(self, facts: RunFacts) -> SiteMemory:
+        return SiteMemory(StageFolders(self._config, facts).own)
 
     def _work(self, facts: RunFacts) -> Work:
         """Return what the stage of an order trains."""
@@ -226,22 +289,6 @@ def _not_of_stage(what: str, facts: RunFacts) -> RefusedError:
 
 _ANY_RATE = 1.0
 """Of models that are not going to be trained."""
-
-
-def _filled(work: Work, arrays: Arrays, base: str) -> BagModel:
-    """Build a stage's model and fill it with the arrays that came."""
-    _check_base(arrays, base)
-    model = work.build(_ANY_RATE)
-    load_arrays(model, arrays)
-    return model
-
-
-def _check_base(arrays: Arrays, base: str) -> None:
-    if hash_arrays(arrays) != base:
-        raise RefusedError(
-            "the model that came does not have the hash the order states",
-            remedy="the coordinator's log tells more; start it again",
-        )
 
 
 def _seed(facts: RunFacts, site: str, round_: int) -> int:

@@ -79,7 +79,7 @@ def personal_names(model: BagModel, personal: Iterable[str]) -> frozenset[str]:
     Raises:
         ConfigError: the model has no such group, or nothing that travels is left.
     """
-    groups = _travelling(model)
+    groups = {group: names for group, names in _travelling(model).items() if group not in model.agreed_groups}
     norms = {
         f"{prefix}.{name}" if prefix else name
         for prefix, module in model.named_modules()
@@ -92,6 +92,11 @@ def personal_names(model: BagModel, personal: Iterable[str]) -> frozenset[str]:
             kept |= {f"{word}/{name}" for name in groups[word]}
         elif word == NORM:
             kept |= {f"{group}/{name}" for group, names in groups.items() for name in names if name in norms}
+        elif word in model.agreed_groups:
+            raise ConfigError(
+                f"local.personal: group '{word}' holds what the sites agree on, and is the same at each",
+                remedy=f"name some of: {', '.join([*sorted(groups), NORM])}",
+            )
         else:
             raise ConfigError(
                 f"local.personal: the model has no parameter group '{word}'",

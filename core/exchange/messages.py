@@ -70,6 +70,9 @@ class RunFacts(Section):
     """The clinical fields; None for a model that does not read any."""
     stage: StageFacts | None = None
     """None for a run without a pipeline."""
+    local: LocalSection = LocalSection()
+    """How every site trains, and what of the model each keeps for itself. Scales of learning rates do not travel: a
+    site's own is in the learning rate of its orders, and no other's is its business."""
 
 
 class Describe(Section):
@@ -93,13 +96,13 @@ class Train(Section):
     weight_decay: Annotated[float, Field(ge=0)]
     class_weights: bool
     accumulate_bags: Annotated[int, Field(ge=1)] = 1
-    local: LocalSection = LocalSection()
-    """How to train. The learning rate above has the site's scale in it already, and no other site's scale travels."""
     exchange: ExchangeSection = ExchangeSection()
     """How the update is to be written."""
     counted: Count = 0
     """Round of the last order whose update from this site counted; 0 for none. What a site carries from round to round
     (`fedpath.client.agent.memory`) is as it was after that one: an update that was refused or dropped left nothing."""
+    best: Count = 0
+    """The same of the best model so far: its personal layers may be asked for at the end, so they are not forgotten."""
     control: Sha256 | None = None
     """SCAFFOLD: hash of the control variate that comes along, in arrays named `CONTROL` + "group/parameter"."""
 
@@ -118,6 +121,9 @@ class Evaluate(Section):
     round: Count
     base: Sha256
     split: Literal["validation", "test"]
+    counted: Count = 0
+    """Round of the last order whose update from this site counted up to ``round``; 0 for none. The site's personal
+    layers are taken as they were after it."""
 
 
 class Encode(Section):
@@ -137,6 +143,8 @@ class Finish(Section):
     facts: RunFacts
     base: Sha256
     best_round: Count
+    counted: Count = 0
+    """Likewise, up to ``best_round``."""
     more: bool = False
     """Another stage follows: stay. Otherwise the run is over."""
 

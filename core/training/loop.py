@@ -8,7 +8,7 @@ A site in a federation trains a part of the run in each round (`span`); a hospit
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -19,9 +19,11 @@ from fedpath.core.errors import ConfigError
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.randomness import seeded
 from fedpath.core.training.device import deterministic
+from fedpath.core.training.drift import DriftTerms
 from fedpath.core.training.engines.base import TORCH, Engine, EngineSettings
 from fedpath.core.training.engines.launch import train_in_processes
 from fedpath.core.training.engines.torch_engine import TorchEngine
+from fedpath.core.training.order import bags_in, course, pieces
 from fedpath.core.training.precision import choose_precision
 from fedpath.core.training.schedule import learning_rate_at
 from fedpath.core.training.settings import TrainSettings
@@ -35,16 +37,20 @@ class TrainResult:
     """What a call of ``train`` did."""
 
     loss: float
-    """Mean training loss over the last epoch done, with masks and dropout on."""
+    """Mean training loss over the last epoch done, or over as many of the last bags, with masks and dropout on."""
     bags: int
     """Slides trained on."""
     patients: int
     """Distinct patients trained on."""
+    steps: int
+    """Optimizer steps done."""
     patients_by_group: dict[str, int]
     """Distinct patients that trained each parameter group: the weight of this site's part in it. Groups that nobody
     trained are absent."""
     seconds: float
     """Wall-clock time."""
+    mean_gradients: dict[str, Tensor] | None = None
+    """SCAFFOLD: c_i⁺ by the parameter's name, without those that no step reached (``fedpath.core.training.drift``)."""
 
 
 def train(
@@ -58,6 +64,7 @@ def train(
     progress: Callable[[int, int, float], None] | None = None,
     after_epoch: Callable[[int], bool | None] | None = None,
     engine: EngineSettings = TORCH,
+    drift: DriftTerms | None = None,
 ) -> TrainResult:
     """Train ``model`` in place.
 
@@ -77,6 +84,7 @@ def train(
         after_epoch: called with the number of epochs done; may evaluate the model but not change it. Training ends
             early when it returns True.
         engine: see ``engine_settings``.
+        drift: what FedProx or SCAFFOLD add to the gradients.
 
     Raises:
         ConfigError: the loss left the finite numbers, the device lacks the precision asked for, or the engine cannot
@@ -91,6 +99,13 @@ def train(
     device = torch.device(device)
     precision = choose_precision(settings.precision, device)
     settings = replace(settings, precision=precision)
+    epochs: list[int] = []
+
+    def count_epochs(epoch: int) -> bool | None:
+        epochs.append(epoch)
+        return after_epoch(epoch) if after_epoch is not None else None
+
+    mean_gradients = None
     if engine.kind == "deepspeed":
         losses = train_in_processes(
             model,
@@ -101,11 +116,12 @@ def train(
             device=device,
             engine=engine,
             progress=progress,
-            after_epoch=after_epoch,
+            after_epoch=None if after_epoch is None else count_epochs,
+            drift=drift,
         )
     else:
         model.to(device)
-        here = TorchEngine(model, weight_decay=settings.weight_decay, device=device, precision=precision)
+        here = TorchEngine(model, weight_decay=settings.weight_decay, device=device, precision=precision, drift=drift)
         losses = run(
             here,
             model,
@@ -115,14 +131,22 @@ def train(
             span=span,
             device=device,
             progress=progress,
-            after_epoch=after_epoch,
+            after_epoch=None if after_epoch is None else count_epochs,
         )
+        mean_gradients = here.mean_gradients()
+    passes = course(len(examples), settings, seed=seed)
+    if after_epoch is not None:
+        passes = passes[: len(epochs)]
+    # Fewer steps than an epoch has leave some out, and what is counted is who was trained on.
+    used = [examples[index] for index in sorted({index for steps in passes for step in steps for index in step})]
     return TrainResult(
         loss=math.fsum(losses) / len(losses),
-        bags=len(examples),
-        patients=len({example.patient_id for example in examples}),
-        patients_by_group=_patients_by_group(model, examples),
+        bags=len(used),
+        patients=len({example.patient_id for example in used}),
+        steps=sum(map(len, passes)),
+        patients_by_group=_patients_by_group(model, used),
         seconds=time.perf_counter() - started,
+        mean_gradients=mean_gradients,
     )
 
 
@@ -141,20 +165,20 @@ def run(
     """Run the loop itself with an engine that has ``model``: the part of one process. Arguments as ``train``.
 
     Returns:
-        The losses of the last epoch done, in the order of its bags.
+        The losses of the last epoch done, in the order of its bags; where that is not a whole one, those before come
+        first, as many as there are bags.
     """
     weights_C = class_weights(examples).to(device) if settings.class_weights else None
-    n_bags, done = settings.epochs * len(examples), 0
-    order = torch.Generator().manual_seed(seed)
-    losses = [0.0]
+    passes = course(len(examples), settings, seed=seed)
+    n_bags, done = bags_in(passes), 0
+    losses: list[float] = []
     # Each process draws masks and dropout of its own; the order of the bags is everybody's.
     with seeded((seed + engine.rank * _APART) % 2**63, device), deterministic(device):
-        for epoch in range(settings.epochs):
+        for epoch, steps in enumerate(passes, 1):
             model.train()
-            losses = []
-            for group in _groups(torch.randperm(len(examples), generator=order).tolist(), settings.accumulate_bags):
+            for group in steps:
                 position = span[0] + (span[1] - span[0]) * done / n_bags
-                for hand in _groups(group, engine.processes):
+                for hand in pieces(group, engine.processes):
                     # An epoch's last hand may be too small: who gets no bag goes through the first one for nothing.
                     dealt = engine.rank < len(hand)
                     example = examples[hand[engine.rank if dealt else 0]]
@@ -167,15 +191,10 @@ def run(
                             progress(done, n_bags, value)
                 engine.step(learning_rate_at(position, settings.learning_rate))
             model.eval()
-            if after_epoch is not None and after_epoch(epoch + 1):
+            losses = losses[-len(examples) :]
+            if after_epoch is not None and after_epoch(epoch):
                 break
     return losses
-
-
-def _groups(order: list[int], size: int) -> Iterator[list[int]]:
-    """Yield ``order`` in pieces of ``size``; the last one may be smaller."""
-    for start in range(0, len(order), size):
-        yield order[start : start + size]
 
 
 def _patients_by_group(model: BagModel, examples: Sequence[Example]) -> dict[str, int]:

@@ -20,3 +20,5 @@ class TrainSettings:
     """Bags a step learns from: the mean of their gradients. The last step of an epoch has what remains."""
     precision: Precision = "auto"
     """Of the matrix products; see ``fedpath.core.training.precision``."""
+    steps: int | None = None
+    """Optimizer steps of this call, in place of `epochs`: see ``fedpath.core.training.order``."""

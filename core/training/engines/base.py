@@ -56,20 +56,29 @@ def changing(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor for name, tensor in model.state_dict().items() if name not in frozen}
 
 
+def trained_parameters(model: BagModel) -> dict[str, tuple[str, nn.Parameter]]:
+    """Return what an optimizer steps, by name in the model's order, each with its parameter group.
+
+    Left out are frozen parameters, and groups that the hospitals agreed on or that are resident.
+    """
+    of_parameter = {name: group for group, members in model.parameter_groups().items() for name in members}
+    held = model.agreed_groups | model.resident_groups
+    return {
+        name: (group, parameter)
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and (group := of_parameter.get(name, "")) not in held
+    }
+
+
 def parameter_groups(model: BagModel) -> list[dict[str, Any]]:
     """Return what an optimizer steps, in the model's order: one group for each factor on the learning rate.
 
-    Left out are frozen parameters, and groups that the hospitals agreed on or that are resident. The factor stands
-    under ``scale``.
+    The factor stands under ``scale``.
     """
-    of_parameter = {name: group for group, members in model.parameter_groups().items() for name in members}
     scales: Mapping[str, float] = model.learning_rate_scales
-    held = model.agreed_groups | model.resident_groups
     groups: dict[float, list[nn.Parameter]] = {}
-    for name, parameter in model.named_parameters():
-        group = of_parameter.get(name, "")
-        if parameter.requires_grad and group not in held:
-            groups.setdefault(scales.get(group, 1.0), []).append(parameter)
+    for group, parameter in trained_parameters(model).values():
+        groups.setdefault(scales.get(group, 1.0), []).append(parameter)
     return [{"params": parameters, "scale": scale} for scale, parameters in groups.items()]
 
 

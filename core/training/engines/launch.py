@@ -28,6 +28,7 @@ from fedpath.core import errors
 from fedpath.core.cohort.examples import Example
 from fedpath.core.errors import ConfigError, FedpathError
 from fedpath.core.models.protocol import BagModel
+from fedpath.core.training.drift import DriftTerms
 from fedpath.core.training.engines.base import EngineSettings, changing
 from fedpath.core.training.engines.handover import memory_file, pack, views
 from fedpath.core.training.settings import TrainSettings
@@ -89,6 +90,7 @@ def train_in_processes(
     engine: EngineSettings,
     progress: Callable[[int, int, float], None] | None,
     after_epoch: Callable[[int], bool | None] | None,
+    drift: DriftTerms | None = None,
 ) -> list[float]:
     """Train ``model`` in place, as ``loop.train`` does; it is on the CPU afterwards.
 
@@ -101,6 +103,11 @@ def train_in_processes(
         TrainingProcessError: a process failed otherwise.
     """
     check(model, examples, settings, engine)
+    if drift is not None:
+        raise ConfigError(
+            "DeepSpeed splits gradients among its processes, where neither FedProx nor SCAFFOLD reaches them",
+            remedy=_REMEDY,
+        )
     model.to("cpu")
     threads = max(1, torch.get_num_threads() // engine.processes)
     job = Job(
