@@ -26,6 +26,7 @@ from fedpath.core.events import EventLog
 from fedpath.core.exchange.messages import RunFacts
 from fedpath.core.models.checkpoint import load_model, model_metadata, save_model
 from fedpath.core.models.protocol import BagModel
+from fedpath.core.training.drift import copies_of
 from fedpath.core.training.engines.choose import engine_settings
 from fedpath.core.training.loop import TrainResult
 from fedpath.core.training.precision import Chosen
@@ -174,6 +175,7 @@ class TuneWork:
                 patch_px,
                 self._device,
                 self._precision,
+                copies_of(self._facts.local),
             )
             try:
                 self._planned = Memory(self._folders.own, task, self._config.compute, self._tell_tightened)

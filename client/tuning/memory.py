@@ -34,6 +34,8 @@ class Task:
     patch_px: int
     device: str
     precision: Chosen
+    drift_copies: int = 0
+    """Copies of what trains that FedProx and SCAFFOLD hold."""
 
 
 class Memory:
@@ -65,6 +67,7 @@ class Memory:
             engine=compute.engine,
             # Patches are chosen before an order says how many bags a step learns from: room for more than one.
             accumulate_bags=2,
+            drift_copies=task.drift_copies,
         )
         for _ in range(self._noted["tightened"]):
             self.plan = self.plan.tighter() or self.plan

@@ -22,8 +22,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fedpath.core.config.federated import LocalSection
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.training.engines.base import trained_parameters
+
+
+def copies_of(local: LocalSection) -> int:
+    """Return how many numbers a method holds on the device for each number that is trained."""
+    return {"plain": 0, "fedprox": 1, "scaffold": 2}[local.method]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +42,6 @@ class DriftTerms:
     """c − c_i of SCAFFOLD, 0 where a parameter is not named; None without SCAFFOLD."""
     personal: frozenset[str] = frozenset()
     """Parameters that the site keeps for itself."""
-
-    @property
-    def copies(self) -> int:
-        """How many numbers are held for each number that is trained."""
-        return int(self.proximal > 0) + 2 * int(self.correction is not None)
-
 
 class Drift:
     """The terms at work on one model.

@@ -92,6 +92,7 @@ def plan_memory(
     precision: Chosen,
     engine: Literal["torch", "deepspeed"] = "torch",
     accumulate_bags: int = 1,
+    drift_copies: int = 0,
 ) -> Plan:
     """Return the plan for a budget; see the module's docstring for the order of preference.
 
@@ -106,6 +107,7 @@ def plan_memory(
         precision: the one that is allowed and fast there (`choose_precision`).
         engine: what steps the weights; DeepSpeed alone can offload.
         accumulate_bags: bags a step learns from.
+        drift_copies: copies of what trains that FedProx and SCAFFOLD hold.
 
     Raises:
         ConfigError: encoder or head cannot be built so, the encoder takes no such patches, or no plan fits: it says the
@@ -122,6 +124,7 @@ def plan_memory(
         cuda=cuda,
         deepspeed=engine == "deepspeed",
         accumulate_bags=accumulate_bags,
+        drift_copies=drift_copies,
     )
 
     def first_fit(patches: int) -> MemoryChoice | None:

@@ -66,6 +66,7 @@ class Predictor:
         cuda: whether the step runs on a GPU.
         deepspeed: whether DeepSpeed steps: what trains then has a second copy, in one flat array.
         accumulate_bags: bags a step learns from; from two on, gradients wait while the next bag is at work.
+        drift_copies: copies of what trains that FedProx and SCAFFOLD hold (``fedpath.core.training.drift``).
     """
 
     def __init__(
@@ -79,6 +80,7 @@ class Predictor:
         cuda: bool,
         deepspeed: bool = False,
         accumulate_bags: int = 1,
+        drift_copies: int = 0,
     ) -> None:
         encoder = blank_encoder(encoder_name, tuning)
         trainable = set(trainable_names(encoder, encoder_name, tuning))
@@ -92,6 +94,7 @@ class Predictor:
         # Without its bounds, which change nothing of what is measured: plans share what they measure.
         self._tuning = tuning.model_copy(update={"patches": Patches()})
         self._cuda, self._deepspeed, self._accumulate_bags = cuda, deepspeed, accumulate_bags
+        self._drift_copies = drift_copies
         self._heads: dict[tuple[int, Chosen], int] = {}
 
     def compute(self, choice: MemoryChoice) -> float:
@@ -109,6 +112,7 @@ class Predictor:
         size = -(-choice.patches // pieces)  # of the largest: see `micro_batches`
         trained = self._of_encoder + self._of_head
         copies = trained if self._deepspeed and not choice.offload else 0
+        copies += self._drift_copies * trained
         new_of_head = 0 if self._accumulate_bags > 1 else self._of_head
         always = Parts(
             weights=self._weights + copies,
