@@ -8,9 +8,11 @@ is validated, trained and kept; after training, what is to be carried on is gath
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from fedpath.client.agent.memory import SiteMemory
@@ -67,7 +69,7 @@ class Came:
                 return DriftTerms(proximal=self.local.proximal, personal=personal)
             case "scaffold":
                 correction = {
-                    _own_name(name): torch.from_numpy(c - self.own_control.get(name, np.float32(0)))
+                    _own_name(name): torch.from_numpy(_minus(c, self.own_control.get(name)))
                     for name, c in self.control.items()
                 }
                 return DriftTerms(correction=correction, personal=personal)
@@ -89,7 +91,7 @@ class Left:
         """Return the arrays that leave, of the groups that may: weights, and the changes of c_i under `CONTROL`."""
         going = {name: array for name, array in self.trained.items() if group_of(name) in groups}
         for name, array in self._control_of(groups).items():
-            going[CONTROL + name] = array - came.own_control.get(name, np.float32(0))
+            going[CONTROL + name] = _minus(array, came.own_control.get(name))
         return going
 
     def kept(self, groups: Collection[str], came: Came) -> Arrays:
@@ -153,6 +155,11 @@ def left_by(
     means = mean_gradients or {}
     control = {name: means[own].numpy() for name in trained if (own := _own_name(name)) in means}
     return Left(trained, {name: array for name, array in whole.items() if name in names}, control)
+
+
+def _minus(one: NDArray[Any], other: NDArray[Any] | None) -> NDArray[Any]:
+    # The difference of two arrays of no dimension would be a number.
+    return one if other is None else np.asarray(one - other)
 
 
 def _check_hash(what: str, arrays: Arrays, stated: str | None) -> None:

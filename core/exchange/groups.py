@@ -80,12 +80,14 @@ def personal_names(model: BagModel, personal: Iterable[str]) -> frozenset[str]:
         ConfigError: the model has no such group, or nothing that travels is left.
     """
     groups = {group: names for group, names in _travelling(model).items() if group not in model.agreed_groups}
-    norms = {
-        f"{prefix}.{name}" if prefix else name
-        for prefix, module in model.named_modules()
+    # By the tensors themselves: a model's state may have other names than its modules.
+    of_norms = {
+        id(tensor)
+        for module in model.modules()
         if isinstance(module, _NORMS)
-        for name in module.state_dict()
+        for tensor in module.state_dict(keep_vars=True).values()
     }
+    norms = {name for name, tensor in model.state_dict(keep_vars=True).items() if id(tensor) in of_norms}
     kept: set[str] = set()
     for word in personal:
         if word in groups:

@@ -34,7 +34,7 @@ def copies_of(local: LocalSection) -> int:
 
 @dataclass(frozen=True, slots=True)
 class DriftTerms:
-    """What is to be added. Names are those of the model's parameters."""
+    """What is to be added. Names are those of the model's ``state_dict``."""
 
     proximal: float = 0.0
     """μ of FedProx; w_global is the model as it is when training starts."""
@@ -42,6 +42,7 @@ class DriftTerms:
     """c − c_i of SCAFFOLD, 0 where a parameter is not named; None without SCAFFOLD."""
     personal: frozenset[str] = frozenset()
     """Parameters that the site keeps for itself."""
+
 
 class Drift:
     """The terms at work on one model.

@@ -297,8 +297,6 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(hospitals: Path, tmp
     [
         ("aggregation.combine = 'krum'", {"aggregation": {"combine": "krum"}}),
         ("aggregation.engine = 'ray'", {"aggregation": {"engine": "ray"}}),
-        ("local.method = 'scaffold'", {"local": {"method": "scaffold"}}),
-        ("local.personal", {"local": {"personal": ["norm"]}}),
         ("exchange.encoding = 'int8'", {"exchange": {"encoding": "int8"}}),
     ],
 )

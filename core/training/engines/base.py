@@ -57,16 +57,20 @@ def changing(model: nn.Module) -> dict[str, Tensor]:
 
 
 def trained_parameters(model: BagModel) -> dict[str, tuple[str, nn.Parameter]]:
-    """Return what an optimizer steps, by name in the model's order, each with its parameter group.
+    """Return what an optimizer steps, in the model's order, each with its parameter group.
 
-    Left out are frozen parameters, and groups that the hospitals agreed on or that are resident.
+    Names are those of ``state_dict``, which a model may have changed. Left out are frozen parameters, and groups that
+    the hospitals agreed on or that are resident.
     """
+    names: dict[int, str] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        names.setdefault(id(tensor), name)
     of_parameter = {name: group for group, members in model.parameter_groups().items() for name in members}
     held = model.agreed_groups | model.resident_groups
     return {
         name: (group, parameter)
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and (group := of_parameter.get(name, "")) not in held
+        for parameter in model.parameters()
+        if parameter.requires_grad and (group := of_parameter.get(name := names.get(id(parameter), ""), "")) not in held
     }
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 import pytest
 import torch
 from engine_models import make_examples
+from literal_training import literal_training
 from torch import Tensor, nn
 
 from fedpath.core.bags import Bag
@@ -13,7 +14,7 @@ from fedpath.core.cohort import Example
 from fedpath.core.config.federated import LocalSection
 from fedpath.core.errors import ConfigError
 from fedpath.core.models import BagModel, BagOutput
-from fedpath.core.training import TrainResult, TrainSettings, class_weights, learning_rate_at, train
+from fedpath.core.training import TrainResult, TrainSettings, learning_rate_at, train
 from fedpath.core.training.drift import Drift, DriftTerms, copies_of
 from fedpath.core.training.engines import EngineSettings
 
@@ -49,45 +50,13 @@ def literal(
     proximal: float = 0.0,
     correction: Mapping[str, Tensor] | None = None,
     personal: Sequence[str] = (),
-    adam: bool = True,
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Return the weights after training and the mean of the raw gradients, one number's formula at a time."""
-    model = Two().double().train()
-    parameters = dict(model.named_parameters())
-    came = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    weights_C = class_weights(EXAMPLES).double()
-    generator, raw = torch.Generator().manual_seed(11), {name: list[Tensor]() for name in parameters}
-    first = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    second = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    done, total, stepped = 0, settings.epochs * len(EXAMPLES), dict.fromkeys(parameters, 0)
-    for _ in range(settings.epochs):
-        order = torch.randperm(len(EXAMPLES), generator=generator).tolist()
-        for start in range(0, len(order), settings.accumulate_bags):
-            bags = [EXAMPLES[index] for index in order[start : start + settings.accumulate_bags]]
-            eta = learning_rate_at(done / total, settings.learning_rate)
-            done += len(bags)
-            losses = [model.loss(model(example.bag), example.target, weights_C) for example in bags]
-            gradients = torch.autograd.grad(sum(losses) / len(bags), list(parameters.values()), allow_unused=True)
-            with torch.no_grad():
-                for (name, w), g in zip(parameters.items(), gradients, strict=True):
-                    if g is None:
-                        continue
-                    raw[name].append(g)
-                    if name not in personal:
-                        g = g + proximal * (w - came[name])
-                        if correction is not None:
-                            g = g + correction[name]
-                    stepped[name] += 1
-                    if not adam:
-                        w -= eta * g
-                        continue
-                    t = stepped[name]
-                    first[name] = 0.9 * first[name] + 0.1 * g
-                    second[name] = 0.999 * second[name] + 0.001 * g**2
-                    w *= 1 - eta * settings.weight_decay
-                    w -= eta * first[name] / (1 - 0.9**t) / (torch.sqrt(second[name] / (1 - 0.999**t)) + 1e-8)
-    means = {name: sum(found) / len(found) for name, found in raw.items() if found}
-    return {name: w.detach() for name, w in parameters.items()}, means
+    """Return the weights after training, and the mean of the raw gradients."""
+    model = Two().double()
+    means = literal_training(
+        model, EXAMPLES, settings, seed=11, proximal=proximal, correction=correction, personal=personal
+    )
+    return {name: parameter.detach() for name, parameter in model.named_parameters()}, means
 
 
 def trained(
@@ -148,7 +117,6 @@ def test_scaffold_corrects_each_step_and_returns_the_mean_of_the_raw_gradients(a
 
 def test_under_plain_sgd_the_mean_is_option_ii_of_the_paper() -> None:
     """c_i⁺ = c_i − c + (x − y) / (K η), with the steps that the code under test corrects."""
-    torch.manual_seed(0)
     model, correction, eta, steps = Two().double(), some_correction(), 0.05, 7
     x = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     drift = Drift(model, DriftTerms(correction=correction))
