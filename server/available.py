@@ -10,15 +10,13 @@ def check_available(config: FederationConfig) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    local, aggregation, exchange = config.local, config.aggregation, config.exchange
+    local, aggregation = config.local, config.aggregation
     wanted = {
         f"local.method = '{local.method}'": local.method != "plain",
         "local.personal": bool(local.personal),
         "local.steps": local.steps is not None,
         f"aggregation.combine = '{aggregation.combine}'": aggregation.combine != "mean",
         f"aggregation.engine = '{aggregation.engine}'": aggregation.engine != "local",
-        f"exchange.encoding = '{exchange.encoding}'": exchange.encoding != "float32",
-        "exchange.changes_only": exchange.changes_only,
     }
     for key, asked in wanted.items():
         if asked:

@@ -19,6 +19,7 @@ from fedpath.core.clinical.standard import ClinicalStatistics
 from fedpath.core.config import SiteConfig
 from fedpath.core.errors import ConfigError, FedpathError, RefusedError, StoppedError
 from fedpath.core.events import EventLog
+from fedpath.core.exchange.encoding import in_words
 from fedpath.core.exchange.groups import group_of
 from fedpath.core.exchange.messages import (
     Answer,
@@ -179,7 +180,7 @@ def _in_words(answer: Answer, arrays: Arrays) -> str:
         case Update():
             groups = ", ".join(sorted({group_of(name) for name in arrays}))
             numbers = sum(array.size for array in arrays.values())
-            return f"{numbers} parameters ({groups}), patient counts, training loss, validation figures"
+            return f"{numbers} parameters ({groups}) as {in_words(arrays)}, patient counts, training loss, validation figures"
         case Description(clinical=ClinicalStatistics(patients=patients, fields=fields)):
             told = ", ".join(sorted(fields)) or "no field"
             return f"{_DESCRIPTION}, counts and sums over {patients} patients with clinical data ({told})"

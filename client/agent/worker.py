@@ -14,6 +14,7 @@ from fedpath.client.agent.data import SiteData, in_order
 from fedpath.client.agent.describe import describe
 from fedpath.client.agent.encode_work import encode_again
 from fedpath.client.agent.folders import StageFolders
+from fedpath.client.agent.memory import SiteMemory
 from fedpath.client.agent.reports import check_enough, figures, groups_that_may_leave, without_clinical
 from fedpath.client.agent.tune_work import TuneWork
 from fedpath.client.agent.work import BagWork, Fill, Work
@@ -22,6 +23,7 @@ from fedpath.core.cohort.examples import Example
 from fedpath.core.config import SiteConfig
 from fedpath.core.errors import RefusedError
 from fedpath.core.events import EventLog
+from fedpath.core.exchange.encoding import write_update
 from fedpath.core.exchange.groups import group_of, load_arrays, to_arrays
 from fedpath.core.exchange.messages import (
     Answer,
@@ -130,7 +132,18 @@ class Worker:
             validation=validation,
             seconds=result.seconds,
         )
-        return update, {name: array for name, array in trained.items() if group_of(name) in patients}
+        leaving = {name: array for name, array in trained.items() if group_of(name) in patients}
+        return update, self._written(order, leaving, arrays)
+
+    def _written(self, order: Train, leaving: Arrays, came: Arrays) -> Arrays:
+        """Return an update as the order wants it on the wire, and keep what that leaves out of it for the next one."""
+        memory = SiteMemory(StageFolders(self._config, order.facts).own)
+        carried = memory.load(order.counted)
+        seed = _seed(order.facts, self._config.site.name, order.round)
+        written = write_update(leaving, came, order.exchange, residual=carried, seed=seed)
+        if order.exchange.encoding != "float32":
+            memory.keep(order.round, written.residual, counted=order.counted)
+        return written.arrays
 
     def _validate(self, order: Train, work: Work, fill: Fill, examples: list[Example]) -> tuple[list[Example], Metrics]:
         """Return the examples that may be trained on, and the figures of the model that came.

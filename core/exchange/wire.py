@@ -12,13 +12,34 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors import SafetensorError, serialize
+from safetensors.numpy import load
 
 from fedpath.core.errors import RefusedError
 
 Arrays = dict[str, NDArray[Any]]
 """Parameter arrays by "group/name"."""
+
+
+class WireArrays(Arrays):
+    """Arrays in the types of the wire, and what has to be said about them: see `fedpath.core.exchange.stored`.
+
+    numpy has no bfloat16: uint16 stands for it here, and for nothing else.
+
+    Args:
+        arrays: float32, float16, uint16 or int8.
+        metadata: of the message, or the file, that they are written to.
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+        super().__init__(arrays)
+        self.metadata = dict(metadata)
+
+
+def metadata_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Return what is to be written beside arrays; nothing beside plain ones."""
+    return arrays.metadata if isinstance(arrays, WireArrays) else {}
+
 
 BLOB = "fedpath"
 """Name of the one record, and of the one array in it, that a transport's message consists of."""
@@ -29,13 +50,16 @@ _LENGTH = struct.Struct("<Q")
 
 
 def pack(header: str, arrays: Mapping[str, NDArray[Any]] | None = None) -> bytes:
-    """Return ``header`` (JSON text) and ``arrays`` as one safetensors blob."""
-    # safetensors writes memory as it lies, whatever the strides and byte order: a view would arrive scrambled.
-    plain = {
-        name: np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
-        for name, array in (arrays or {}).items()
-    }
-    return save(plain, metadata={_HEADER_KEY: header})
+    """Return ``header`` (JSON text) and ``arrays``, with their metadata, as one safetensors blob."""
+    arrays = {} if arrays is None else arrays
+    names = {"uint16": "bfloat16"} if isinstance(arrays, WireArrays) else {}
+    plain = {}
+    for name, array in arrays.items():
+        # safetensors writes memory as it lies, whatever the strides and byte order: a view would arrive scrambled.
+        array = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
+        dtype = names.get(array.dtype.name, array.dtype.name)
+        plain[name] = {"dtype": dtype, "shape": array.shape, "data": array.tobytes()}
+    return serialize(plain, metadata=metadata_of(arrays) | {_HEADER_KEY: header})
 
 
 def unpack(content: bytes) -> tuple[str, Arrays]:
@@ -46,16 +70,25 @@ def unpack(content: bytes) -> tuple[str, Arrays]:
     """
     try:
         arrays = load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(content, error) from None
+    return header_of(content), arrays
+
+
+def header_of(content: bytes) -> str:
+    """Return the header of a blob made by `pack`, whatever arrays it holds: they are not looked at.
+
+    Raises:
+        RefusedError: the bytes have no such header.
+    """
+    try:
         (length,) = _LENGTH.unpack_from(content)
         header = json.loads(content[_LENGTH.size : _LENGTH.size + length])["__metadata__"][_HEADER_KEY]
-    except (SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
-        raise RefusedError(
-            f"message of {len(content)} bytes is not readable: {error}",
-            remedy="run the same version of fedpath on both sides",
-        ) from None
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _unreadable(content, error) from None
     if not isinstance(header, str):
         raise RefusedError("message header is not text", remedy="run the same version of fedpath on both sides")
-    return header, arrays
+    return header
 
 
 def hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -66,6 +99,13 @@ def hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
         digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         digest.update(array.data)
     return digest.hexdigest()
+
+
+def _unreadable(content: bytes, error: Exception) -> RefusedError:
+    return RefusedError(
+        f"message of {len(content)} bytes is not readable: {error}",
+        remedy="run the same version of fedpath on both sides",
+    )
 
 
 def printable(text: str) -> str:
