@@ -180,7 +180,8 @@ def _in_words(answer: Answer, arrays: Arrays) -> str:
         case Update():
             groups = ", ".join(sorted({group_of(name) for name in arrays}))
             numbers = sum(array.size for array in arrays.values())
-            return f"{numbers} parameters ({groups}) as {in_words(arrays)}, patient counts, training loss, validation figures"
+            parameters = f"{numbers} parameters ({groups}) as {in_words(arrays)}"
+            return f"{parameters}, patient counts, training loss, validation figures"
         case Description(clinical=ClinicalStatistics(patients=patients, fields=fields)):
             told = ", ".join(sorted(fields)) or "no field"
             return f"{_DESCRIPTION}, counts and sums over {patients} patients with clinical data ({told})"

@@ -7,13 +7,13 @@ residual, however many rounds there were (error feedback: Seide et al., Interspe
 round would stand still without it). float32 has no residual.
 
 - float16, bfloat16: round to nearest, ties to even.
-- int8: of each array q = ⌊x / s + u⌋ with the scale s = max|x| / 127 and u uniform in [0, 1): stochastic rounding, whose
+- int8: q = ⌊x / s + u⌋ with the array's scale s = max|x| / 127 and u uniform in [0, 1): stochastic rounding, whose
   expectation is x (Alistarh et al., NeurIPS 2017, "QSGD"). Always changes: of weights, a step s is more than a round's
   change. u comes from a seed, so that an order that is carried out again gives the same bits.
 
-Vectors (biases, norms, running statistics, whose variance must not become negative), single numbers (counters) and arrays
-of a few numbers travel in float32 whatever the encoding: they are a small part of any model. So does an array that the
-type cannot hold: beyond its range, below its precision, not finite, or rounded to just the model that came.
+Vectors (biases, norms, running statistics, whose variance must not become negative), single numbers (counters) and
+arrays of a few numbers travel in float32 whatever the encoding: they are a small part of any model. So does an array
+that the type cannot hold: beyond its range, below its precision, not finite, or rounded to just the model that came.
 """
 
 import hashlib
@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from fedpath.core.config.federated import Encoding, ExchangeSection
 from fedpath.core.exchange.groups import CONTROL
-from fedpath.core.exchange.stored import BLOCK, CHANGES, F32, SCALES
-from fedpath.core.exchange.wire import Arrays, WireArrays, metadata_of
+from fedpath.core.exchange.stored import BLOCK, CHANGES, F32, SCALES, WireArrays, metadata_of
+from fedpath.core.exchange.wire import Arrays
 
 RESIDUAL = "residual:"
 """Before an array's name: what its encoding has left out so far."""

@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from fedpath.core.errors import RefusedError
-from fedpath.core.exchange.wire import metadata_of
 
 SCALES = "scales"
 """Metadata: JSON object, array name → scale of an I8 array."""
@@ -47,6 +46,21 @@ _LARGEST_SCALE = float(np.finfo(np.float32).max) / 128
 """With a larger one a value could leave float32."""
 
 F32 = NDArray[np.float32]
+
+
+class WireArrays(dict[str, NDArray[Any]]):
+    """Arrays in the types of the wire, by "group/name", and what has to be said about them.
+
+    numpy has no bfloat16: uint16 stands for it here, and for nothing else.
+
+    Args:
+        arrays: float32, float16, uint16 or int8.
+        metadata: of the file, or the message, that they are written to.
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+        super().__init__(arrays)
+        self.metadata = dict(metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,6 +205,16 @@ def write_arrays(file: BinaryIO, arrays: Mapping[str, NDArray[Any]], metadata: M
         digest.update(piece)
         file.write(piece)
     return digest.hexdigest()
+
+
+def as_bytes(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes that `write_arrays` writes."""
+    return b"".join(_pieces(arrays, metadata))
+
+
+def metadata_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Return what is to be written beside arrays; nothing beside plain ones."""
+    return arrays.metadata if isinstance(arrays, WireArrays) else {}
 
 
 def _pieces(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:

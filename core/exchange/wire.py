@@ -12,34 +12,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import SafetensorError, serialize
-from safetensors.numpy import load
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from fedpath.core.errors import RefusedError
+from fedpath.core.exchange.stored import WireArrays, as_bytes
 
 Arrays = dict[str, NDArray[Any]]
 """Parameter arrays by "group/name"."""
-
-
-class WireArrays(Arrays):
-    """Arrays in the types of the wire, and what has to be said about them: see `fedpath.core.exchange.stored`.
-
-    numpy has no bfloat16: uint16 stands for it here, and for nothing else.
-
-    Args:
-        arrays: float32, float16, uint16 or int8.
-        metadata: of the message, or the file, that they are written to.
-    """
-
-    def __init__(self, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
-        super().__init__(arrays)
-        self.metadata = dict(metadata)
-
-
-def metadata_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
-    """Return what is to be written beside arrays; nothing beside plain ones."""
-    return arrays.metadata if isinstance(arrays, WireArrays) else {}
-
 
 BLOB = "fedpath"
 """Name of the one record, and of the one array in it, that a transport's message consists of."""
@@ -51,15 +31,14 @@ _LENGTH = struct.Struct("<Q")
 
 def pack(header: str, arrays: Mapping[str, NDArray[Any]] | None = None) -> bytes:
     """Return ``header`` (JSON text) and ``arrays``, with their metadata, as one safetensors blob."""
-    arrays = {} if arrays is None else arrays
-    names = {"uint16": "bfloat16"} if isinstance(arrays, WireArrays) else {}
-    plain = {}
-    for name, array in arrays.items():
-        # safetensors writes memory as it lies, whatever the strides and byte order: a view would arrive scrambled.
-        array = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
-        dtype = names.get(array.dtype.name, array.dtype.name)
-        plain[name] = {"dtype": dtype, "shape": array.shape, "data": array.tobytes()}
-    return serialize(plain, metadata=metadata_of(arrays) | {_HEADER_KEY: header})
+    if isinstance(arrays, WireArrays):
+        return as_bytes(arrays, arrays.metadata | {_HEADER_KEY: header})
+    # safetensors writes memory as it lies, whatever the strides and byte order: a view would arrive scrambled.
+    plain = {
+        name: np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
+        for name, array in (arrays or {}).items()
+    }
+    return save(plain, metadata={_HEADER_KEY: header})
 
 
 def unpack(content: bytes) -> tuple[str, Arrays]:
