@@ -90,7 +90,8 @@ def write_update(
         with np.errstate(invalid="ignore"):  # the coordinator says what it thinks of numbers that are not finite
             error = np.subtract(total, arrives, out=arrives)
             lost, largest = np.abs(error).max(), np.abs(total).max()
-        if not lost <= _MOST_LOST * largest or (unmoved and lost > 0):  # a NaN is not less than anything
+        held = np.isfinite(lost) and lost <= _MOST_LOST * largest
+        if not held or (unmoved and lost > 0):
             arrays[name] = total
             continue
         if arrays[name].dtype == np.int8:
