@@ -130,7 +130,7 @@ def test_bytes_without_a_header_are_refused_without_looking_at_arrays(content: b
 
 def test_a_header_is_read_whatever_the_arrays_are() -> None:
     content = pack('{"kind": "ünïcode"}', some_arrays())
-    for whole in (content, content[:-1], content.replace(b'"F32"', b'"F8"  ')):
+    for whole in (content, content[:-1], content.replace(b'"F32"', b'"F8" ')):
         assert header_of(whole) == '{"kind": "ünïcode"}'
 
 
