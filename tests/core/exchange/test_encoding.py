@@ -2,16 +2,14 @@
 
 import json
 import math
-import struct
 from collections.abc import Callable, Mapping
-from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from typing import get_args
 
+import literal_wire
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 from fedpath.core.config.federated import Encoding, ExchangeSection
 from fedpath.core.exchange.encoding import RESIDUAL, Written, _generator, in_words, write_update
@@ -55,28 +53,6 @@ def one(values: F32, encoding: Encoding, folder: Path, **more: object) -> F32:
     return arrived(write({"g/w": values}, base, encoding, changes=True, **more), folder)["g/w"]  # type: ignore[arg-type]
 
 
-def literal_float16(number: float) -> float:
-    """IEEE 754 binary16, as Python's struct writes it."""
-    back: float = struct.unpack("<e", struct.pack("<e", number))[0]
-    return back
-
-
-def literal_bfloat16(number: float) -> float:
-    """Of the two float32s around it with lower 16 bits of 0, the nearer one; in the middle, the one that is even."""
-    (bits,) = struct.unpack("<I", struct.pack("<f", number))
-    below = bits >> 16
-
-    def value(upper: int) -> float:
-        number: float = struct.unpack("<f", struct.pack("<I", upper << 16))[0]
-        return number
-
-    low, high = Fraction(value(below)), Fraction(value(below + 1))
-    to_low, to_high = abs(Fraction(number) - low), abs(high - Fraction(number))
-    if to_low == to_high:
-        return value(below + below % 2)
-    return value(below) if to_low < to_high else value(below + 1)
-
-
 def awkward() -> F32:
     """Numbers of many sizes, ties among them, whose largest is 2."""
     ties = [1 + (2 * k + 1) * 2.0**-8 for k in range(8)] + [1 + (2 * k + 1) * 2.0**-11 for k in range(8)]
@@ -87,31 +63,18 @@ def awkward() -> F32:
 
 @pytest.mark.parametrize("encoding", ["float16", "bfloat16"])
 def test_half_precision_rounds_to_nearest_and_ties_to_even(encoding: Encoding, tmp_path: Path) -> None:
-    literal: Callable[[float], float] = {"float16": literal_float16, "bfloat16": literal_bfloat16}[encoding]
+    literal: Callable[[float], float] = getattr(literal_wire, encoding)
     values = awkward()
     came = one(values, encoding, tmp_path)
     assert came.reshape(-1).tolist() == [literal(float(number)) for number in values.reshape(-1)]
     assert np.signbit(came[0, 2])
 
 
-def literal_int8(values: F32, draws: NDArray[np.float64]) -> tuple[list[int], np.float32]:
-    """⌊x / s + u⌋ with the smallest float32 s whose 127-fold is not below max|x|."""
-    largest = max(abs(float(number)) for number in values.reshape(-1))
-    scale = np.float32(largest / 127)
-    scale = next(
-        step
-        for step in (np.nextafter(scale, np.float32(0)), scale, np.nextafter(scale, np.float32(np.inf)))
-        if float(step) * 127 >= largest
-    )
-    steps = [math.floor(float(number) / float(scale) + u) for number, u in zip(values.reshape(-1), draws, strict=True)]
-    return steps, scale
-
-
 @pytest.mark.parametrize("scale", [1e-44, 1e-38, 1e-5, 1.0, 1e30])
 def test_int8_rounds_stochastically_to_multiples_of_its_scale(scale: float, tmp_path: Path) -> None:
     values = drawn(1, scale)
     written = write({"g/w": values}, {"g/w": np.zeros_like(values)}, "int8", seed=3)
-    steps, step = literal_int8(values, _generator(3, "g/w").random(values.size))
+    steps, step = literal_wire.int8(values, _generator(3, "g/w").random(values.size).tolist())
     assert written.arrays["g/w"].reshape(-1).tolist() == steps
     assert np.float32(json.loads(written.arrays.metadata[SCALES])["g/w"]) == step
     came = arrived(written, tmp_path)["g/w"]
@@ -123,7 +86,7 @@ def test_int8_reaches_its_largest_number_and_draws_on_from_block_to_block(tmp_pa
     values = drawn(2, shape=(2, BLOCK))
     values[1, -1] = 100.0
     written = write({"g/w": values}, {"g/w": np.zeros_like(values)}, "int8", seed=3)
-    steps, _ = literal_int8(values, _generator(3, "g/w").random(values.size))
+    steps, _ = literal_wire.int8(values, _generator(3, "g/w").random(values.size).tolist())
     assert written.arrays["g/w"].reshape(-1).tolist() == steps
     assert steps[-1] in (126, 127)
     assert min(steps) >= -127
