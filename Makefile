@@ -44,6 +44,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/vib.py
 	$(BIN)/python benchmarks/aggregation.py
+	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/simulation.py
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/reader.py

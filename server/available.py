@@ -10,12 +10,10 @@ def check_available(config: FederationConfig) -> None:
     Raises:
         ConfigError: naming the key.
     """
-    aggregation, exchange = config.aggregation, config.exchange
+    aggregation = config.aggregation
     wanted = {
         f"aggregation.combine = '{aggregation.combine}'": aggregation.combine != "mean",
         f"aggregation.engine = '{aggregation.engine}'": aggregation.engine != "local",
-        f"exchange.encoding = '{exchange.encoding}'": exchange.encoding != "float32",
-        "exchange.changes_only": exchange.changes_only,
     }
     for key, asked in wanted.items():
         if asked:

@@ -4,7 +4,7 @@ import time
 from collections.abc import Collection, Mapping
 
 from fedpath.core.errors import RefusedError
-from fedpath.core.exchange.messages import Order, decode_answer, encode
+from fedpath.core.exchange.messages import Order, answer_in, encode
 from fedpath.core.exchange.wire import Arrays
 from fedpath.server.flower import FlowerServer, Lost, Ticket
 from fedpath.server.talk import Asked, Reply, Silence
@@ -61,7 +61,7 @@ def _reply(asked: Asked, received: bytes | Lost, sent: int) -> Reply:
     if isinstance(received, Lost):
         return Reply(asked, Silence(received.reason), sent, 0)
     try:
-        answer, arrays = decode_answer(received)
+        answer = answer_in(received)
     except RefusedError as error:
         return Reply(asked, Silence(error.message), sent, len(received))
-    return Reply(asked, answer, sent, len(received), arrays, received)
+    return Reply(asked, answer, sent, len(received), content=received)

@@ -16,7 +16,7 @@ from typing import Any
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import FederationError, RefusedError, StoppedError
 from fedpath.core.events import EventLog
-from fedpath.core.exchange.checks import Entitled, Expected, check_change, check_form
+from fedpath.core.exchange.checks import Entitled, Expected, check_change, check_form, refused
 from fedpath.core.exchange.messages import Order, Update
 from fedpath.core.exchange.wire import Arrays
 from fedpath.server.aggregation import Combiner, Counted, measure
@@ -285,7 +285,11 @@ class Round:
                 remedy="raise late.most_rounds, or give the site less work a round",
             )
         _, sha256 = self._spool.keep(reply)
-        with self._spool.open(site) as arrays:
+        try:
+            arrays = self._spool.open(site)
+        except RefusedError as error:
+            raise refused(site, pending.round, error.message) from None
+        with arrays:
             expected, entitled = self._plan.expected(pending.round), self._plan.entitled[site]
             check_form(site, update, arrays, expected=expected, entitled=entitled)
             try:

@@ -15,7 +15,7 @@ from fedpath.core.exchange.messages import (
     Order,
     Refusal,
     Refuse,
-    decode_answer,
+    answer_in,
     decode_order,
     encode,
 )
@@ -82,8 +82,7 @@ class Sites:
         self.heard.append((one.site, order.kind))
         answer, trained = self.answer(one.site, order, arrays)
         received = encode(answer, trained)
-        answer, trained = decode_answer(received)
-        return Reply(one, answer, len(content), len(received), trained, received)
+        return Reply(one, answer_in(received), len(content), len(received), content=received)
 
     def drop(self, asked: Asked) -> None:
         """Forget an order."""

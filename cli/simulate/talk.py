@@ -30,7 +30,7 @@ from fedpath.core.exchange.messages import (
     Refusal,
     Refuse,
     Train,
-    decode_answer,
+    answer_in,
     encode,
 )
 from fedpath.core.exchange.wire import Arrays
@@ -249,11 +249,17 @@ class RayTalk:
             return self._ended(asked, open_, "", str(error))
         received = len(answered.content) + answered.size
         try:
-            header, arrays = decode_answer(answered.content)
+            header = answer_in(answered.content)
         except RefusedError as error:
             return Reply(asked, Silence(error.message), open_.sent_bytes, received)
         return Reply(
-            asked, header, open_.sent_bytes, received, arrays, answered.content, answered.file, answered.sha256
+            asked,
+            header,
+            open_.sent_bytes,
+            received,
+            content=answered.content,
+            file=answered.file,
+            sha256=answered.sha256,
         )
 
     def _ended(self, asked: Asked, open_: _Open, why: str, details: str) -> Reply:

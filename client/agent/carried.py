@@ -1,4 +1,4 @@
-"""What a hospital has of a stage's model beside what comes with an order: personal layers, and SCAFFOLD's c_i.
+"""What a hospital has of a stage's model beside what comes with an order: personal layers, SCAFFOLD's c_i, residuals.
 
 An order brings what travels of the model, and with SCAFFOLD the federation's control variate c, named `CONTROL` +
 "group/parameter". From `SiteMemory` come, as they were after this hospital's last update that counted, its personal
@@ -18,6 +18,7 @@ from torch import Tensor
 from fedpath.client.agent.memory import SiteMemory
 from fedpath.core.config.federated import LocalSection
 from fedpath.core.errors import RefusedError
+from fedpath.core.exchange.encoding import RESIDUAL
 from fedpath.core.exchange.groups import CONTROL, group_of, load_arrays, personal_names, to_arrays
 from fedpath.core.exchange.messages import Evaluate, Finish, Train
 from fedpath.core.exchange.wire import Arrays, hash_arrays
@@ -41,6 +42,10 @@ class Came:
     """Personal layers, likewise; empty before the first update that counted."""
     own_control: Arrays = field(default_factory=dict)
     """c_i, likewise; 0 where it is absent."""
+    residual: Arrays = field(default_factory=dict)
+    """What encodings have left out of earlier updates, as `fedpath.core.exchange.encoding` names it."""
+    carries: bool = False
+    """Whether anything is carried from round to round."""
     lost: bool = False
     """An update counted, and what was kept with it is not here any more."""
 
@@ -126,7 +131,8 @@ def came_with(order: Train | Evaluate | Finish, arrays: Arrays, memory: SiteMemo
         _check_hash("control variate", control, order.control)
     elif control:
         raise _odd("a control variate came, and nothing here is trained with SCAFFOLD")
-    carries = bool(local.personal or control)
+    encodes = isinstance(order, Train) and order.exchange.encoding != "float32"
+    carries = bool(local.personal or control or encodes)
     kept = memory.load(order.counted) if carries else {}
     return Came(
         local,
@@ -134,7 +140,9 @@ def came_with(order: Train | Evaluate | Finish, arrays: Arrays, memory: SiteMemo
         {name.removeprefix(CONTROL): array for name, array in control.items()},
         _named(kept, PERSONAL),
         _named(kept, CONTROL),
-        lost=carries and order.counted > 0 and not kept,
+        {name: array for name, array in kept.items() if name.startswith(RESIDUAL)},
+        carries=carries,
+        lost=carries and order.counted > 0 and not memory.has(order.counted),
     )
 
 

@@ -19,6 +19,7 @@ from fedpath.core.clinical.standard import ClinicalStatistics
 from fedpath.core.config import SiteConfig
 from fedpath.core.errors import ConfigError, FedpathError, RefusedError, StoppedError
 from fedpath.core.events import EventLog
+from fedpath.core.exchange.encoding import in_words
 from fedpath.core.exchange.groups import CONTROL, group_of
 from fedpath.core.exchange.messages import (
     Answer,
@@ -179,10 +180,11 @@ def _in_words(answer: Answer, arrays: Arrays) -> str:
         case Update():
             sent = {name: array for name, array in arrays.items() if not name.startswith(CONTROL)}
             groups = ", ".join(sorted({group_of(name) for name in sent}))
+            numbers = sum(array.size for array in sent.values())
+            parameters = f"{numbers} parameters ({groups}) as {in_words(arrays)}"
             control = sum(array.size for name, array in arrays.items() if name.startswith(CONTROL))
             mean = f"the change of the mean gradient of {control} of them (SCAFFOLD), " if control else ""
-            numbers = sum(array.size for array in sent.values())
-            return f"{numbers} parameters ({groups}), {mean}patient counts, training loss, validation figures"
+            return f"{parameters}, {mean}patient counts, training loss, validation figures"
         case Description(clinical=ClinicalStatistics(patients=patients, fields=fields)):
             told = ", ".join(sorted(fields)) or "no field"
             return f"{_DESCRIPTION}, counts and sums over {patients} patients with clinical data ({told})"

@@ -33,6 +33,10 @@ class SiteMemory:
         with ArrayFile(path) as file:
             return {name: file.array(name).copy() for name in file.names}
 
+    def has(self, counted: int) -> bool:
+        """Return whether something was kept with the update of a round and is here."""
+        return self._path(counted).is_file()
+
     def keep(self, round_: int, arrays: Arrays, *, counted: int, best: int = 0) -> None:
         """Keep what the update of a round leaves; of rounds before ``counted`` the last few stay, in case.
 

@@ -24,6 +24,7 @@ from fedpath.core.cohort.examples import Example
 from fedpath.core.config import SiteConfig
 from fedpath.core.errors import RefusedError
 from fedpath.core.events import EventLog
+from fedpath.core.exchange.encoding import write_update
 from fedpath.core.exchange.messages import (
     Answer,
     Describe,
@@ -145,10 +146,13 @@ class Worker:
             validation=validation,
             seconds=result.seconds,
         )
+        leaving = left.leaving(patients, came)
+        written = write_update(leaving, came.model, order.exchange, residual=came.residual, seed=self._seed(order))
         # On disk before the update leaves: once that counts, the next order goes on from here.
-        if kept := left.kept(patients, came):
+        if came.carries:
+            kept = left.kept(patients, came) | written.residual
             self._memory(order.facts).keep(order.round, kept, counted=order.counted, best=order.best)
-        return update, left.leaving(patients, came)
+        return update, written.arrays
 
     def _check_enough(self, order: Train, examples: list[Example]) -> None:
         """Check that as many patients are trained on as the policy asks for, and in no longer a round than it allows.

@@ -12,6 +12,7 @@ from fedpath.core.config.federated import ExchangeSection
 from fedpath.core.config.federation import FeaturesSection
 from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.contract import differences
+from fedpath.core.exchange.encoding import sends_changes
 from fedpath.core.exchange.groups import CONTROL, group_of
 from fedpath.core.exchange.messages import Encoded, Update
 from fedpath.core.exchange.wire import Arrays, printable
@@ -114,7 +115,7 @@ def check_form(site: str, header: Update, stated: Stated, *, expected: Expected,
     for group, patients in header.patients.items():
         if fault := entitled.fault_of(group, patients):
             raise refuse(fault)
-    if stated.changes != (expected.exchange.changes_only or expected.exchange.encoding == "int8"):
+    if stated.changes != sends_changes(expected.exchange):
         raise refuse("it holds changes, not weights" if stated.changes else "it holds weights, not changes")
     for name in sorted(stated.names):
         wanted = expected.model[name.removeprefix(CONTROL)]

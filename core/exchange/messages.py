@@ -18,7 +18,7 @@ from fedpath.core.config.names import FederationName, StageName
 from fedpath.core.config.stages import TuningSection
 from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.contract import FeatureContract
-from fedpath.core.exchange.wire import Arrays, pack, printable, unpack
+from fedpath.core.exchange.wire import Arrays, header_of, pack, printable, unpack
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 # Far above any federation, far below what a float32 holds: a site cannot make everybody's mean overflow.
@@ -241,7 +241,7 @@ H = TypeVar("H")
 
 
 def encode(header: Order | Answer, arrays: Arrays | None = None) -> bytes:
-    """Return a message as bytes."""
+    """Return a message as bytes, the metadata of its arrays among them."""
     return pack(header.model_dump_json(), arrays)
 
 
@@ -251,22 +251,32 @@ def decode_order(content: bytes) -> tuple[Order, Arrays]:
     Raises:
         RefusedError: it is not one of the orders above, or a value in it is not allowed.
     """
-    return _decode(_ORDER, content)
+    text, arrays = unpack(content)
+    return _validated(_ORDER, text), arrays
 
 
 def decode_answer(content: bytes) -> tuple[Answer, Arrays]:
-    """Parse a message from a site.
+    """Parse a message from a site whose arrays, if it has any, are of types that numpy knows.
 
     Raises:
         RefusedError: it is not one of the answers above, or a value in it is not allowed.
     """
-    return _decode(_ANSWER, content)
-
-
-def _decode(adapter: TypeAdapter[H], content: bytes) -> tuple[H, Arrays]:
     text, arrays = unpack(content)
+    return _validated(_ANSWER, text), arrays
+
+
+def answer_in(content: bytes) -> Answer:
+    """Parse a message from a site, but for its arrays: see `fedpath.core.exchange.stored`.
+
+    Raises:
+        RefusedError: it is not one of the answers above, or a value in it is not allowed.
+    """
+    return _validated(_ANSWER, header_of(content))
+
+
+def _validated(adapter: TypeAdapter[H], text: str) -> H:
     try:
-        return adapter.validate_json(text), arrays
+        return adapter.validate_json(text)
     except ValidationError as error:
         fault = error.errors(include_url=False, include_input=False)[0]
         # Names on the way to the fault may be the other side's own.

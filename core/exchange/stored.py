@@ -10,6 +10,7 @@ metadata (`SCALES`). Metadata may say that the arrays are changes against the mo
 
 import hashlib
 import json
+import math
 import mmap
 import os
 import struct
@@ -40,9 +41,26 @@ _TYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype("<u2"),  # the upper half of a float32
     "I8": np.dtype("<i1"),
 }
-_NAMES = {"float32": "F32", "float16": "F16", "int8": "I8"}
+_NAMES = {"float32": "F32", "float16": "F16", "uint16": "BF16", "int8": "I8"}
+_LARGEST_SCALE = float(np.finfo(np.float32).max) / 128
+"""With a larger one a value could leave float32."""
 
 F32 = NDArray[np.float32]
+
+
+class WireArrays(dict[str, NDArray[Any]]):
+    """Arrays in the types of the wire, by "group/name", and what has to be said about them.
+
+    numpy has no bfloat16: uint16 stands for it here, and for nothing else.
+
+    Args:
+        arrays: float32, float16, uint16 or int8.
+        metadata: of the file, or the message, that they are written to.
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> None:
+        super().__init__(arrays)
+        self.metadata = dict(metadata)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +77,8 @@ class ArrayFile:
     """Named arrays of a safetensors file; use as a context manager, or `close` it.
 
     Raises:
-        RefusedError: the file is not safetensors, or holds an array of another type than those above.
+        RefusedError: the file is not safetensors, holds an array of another type than those above, or an I8 array
+            without a scale that is a positive number.
     """
 
     def __init__(self, path: Path) -> None:
@@ -74,7 +93,7 @@ class ArrayFile:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if small else None
                 self._file = None if small else os.dup(file.fileno())
             scales = json.loads(self.metadata.get(SCALES, "{}"))
-        except (SafetensorError, struct.error, ValueError, OSError) as error:
+        except (SafetensorError, struct.error, ValueError, OSError, RecursionError) as error:
             raise _unreadable(str(error)) from None
         header.pop("__metadata__", None)
         self._places: dict[str, _Place] = {}
@@ -83,10 +102,10 @@ class ArrayFile:
             dtype = _TYPES.get(entry["dtype"])
             if dtype is None:
                 raise _unreadable(f"array {name[:100]!r} is of type {entry['dtype']}")
-            size = int(np.prod(entry["shape"], dtype=np.int64))
+            size = math.prod(entry["shape"])
             offset = start + entry["data_offsets"][0]
             self._places[name] = _Place(entry["dtype"], tuple(entry["shape"]), size, offset)
-        self._scales: dict[str, float] = scales
+        self._scales = _checked_scales(scales, {name for name, place in self._places.items() if place.dtype == "I8"})
 
     @property
     def changes(self) -> bool:
@@ -128,7 +147,7 @@ class ArrayFile:
         else:
             np.copyto(out, values)
             if place.dtype == "I8":
-                np.multiply(out, np.float32(self._scales.get(name, 1.0)), out=out)
+                np.multiply(out, self._scales[name], out=out)
         return out
 
     def array(self, name: str) -> F32:
@@ -178,14 +197,24 @@ def write_arrays(file: BinaryIO, arrays: Mapping[str, NDArray[Any]], metadata: M
 
     Args:
         file: opened for writing.
-        arrays: float32, float16 or int8; in any order, they are written in that of their names.
-        metadata: of the file.
+        arrays: float32, float16, int8, or uint16 for bfloat16; in any order, they are written in that of their names.
+        metadata: of the file; by default what belongs to the arrays, if they are `WireArrays`.
     """
     digest = hashlib.sha256()
-    for piece in _pieces(arrays, metadata or {}):
+    for piece in _pieces(arrays, metadata_of(arrays) if metadata is None else metadata):
         digest.update(piece)
         file.write(piece)
     return digest.hexdigest()
+
+
+def as_bytes(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> bytes:
+    """Return the bytes that `write_arrays` writes."""
+    return b"".join(_pieces(arrays, metadata))
+
+
+def metadata_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
+    """Return what is to be written beside arrays; nothing beside plain ones."""
+    return arrays.metadata if isinstance(arrays, WireArrays) else {}
 
 
 def _pieces(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
@@ -209,6 +238,24 @@ def _pieces(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> 
         # As in `pack`: memory as the format has it, whatever the strides and byte order.
         plain = np.asarray(array, dtype=array.dtype.newbyteorder("<"), order="C")
         yield plain.reshape(-1).view(np.uint8).data
+
+
+def _checked_scales(scales: object, names: set[str]) -> dict[str, np.float32]:
+    """Return the scales of the I8 arrays ``names``, as a stranger stated them.
+
+    Raises:
+        RefusedError: one is missing, or of no such array, or not a positive number that a float32 holds.
+    """
+    if not isinstance(scales, dict):
+        raise _unreadable(f"the scales are {type(scales).__name__}, not an object")
+    if odd := sorted(scales.keys() ^ names):
+        what = "has no scale" if odd[0] in names else "is not int8 and has a scale"
+        raise _unreadable(f"array {odd[0][:100]!r} {what}")
+    for name, scale in scales.items():
+        number = isinstance(scale, int | float) and not isinstance(scale, bool)
+        if not (number and 0 < scale <= _LARGEST_SCALE and np.float32(scale) > 0):
+            raise _unreadable(f"the scale of array {name[:100]!r} is {str(scale)[:100]}, not a positive float32")
+    return {name: np.float32(scale) for name, scale in scales.items()}
 
 
 def _unreadable(reason: str) -> RefusedError:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
 from fedpath.core.errors import RefusedError
+from fedpath.core.exchange.stored import WireArrays, as_bytes
 
 Arrays = dict[str, NDArray[Any]]
 """Parameter arrays by "group/name"."""
@@ -29,7 +30,9 @@ _LENGTH = struct.Struct("<Q")
 
 
 def pack(header: str, arrays: Mapping[str, NDArray[Any]] | None = None) -> bytes:
-    """Return ``header`` (JSON text) and ``arrays`` as one safetensors blob."""
+    """Return ``header`` (JSON text) and ``arrays``, with their metadata, as one safetensors blob."""
+    if isinstance(arrays, WireArrays):
+        return as_bytes(arrays, arrays.metadata | {_HEADER_KEY: header})
     # safetensors writes memory as it lies, whatever the strides and byte order: a view would arrive scrambled.
     plain = {
         name: np.asarray(array, dtype=array.dtype.newbyteorder("="), order="C")
@@ -46,16 +49,25 @@ def unpack(content: bytes) -> tuple[str, Arrays]:
     """
     try:
         arrays = load(content)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(content, error) from None
+    return header_of(content), arrays
+
+
+def header_of(content: bytes) -> str:
+    """Return the header of a blob made by `pack`, whatever arrays it holds: they are not looked at.
+
+    Raises:
+        RefusedError: the bytes have no such header.
+    """
+    try:
         (length,) = _LENGTH.unpack_from(content)
         header = json.loads(content[_LENGTH.size : _LENGTH.size + length])["__metadata__"][_HEADER_KEY]
-    except (SafetensorError, struct.error, ValueError, KeyError, TypeError) as error:
-        raise RefusedError(
-            f"message of {len(content)} bytes is not readable: {error}",
-            remedy="run the same version of fedpath on both sides",
-        ) from None
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise _unreadable(content, error) from None
     if not isinstance(header, str):
         raise RefusedError("message header is not text", remedy="run the same version of fedpath on both sides")
-    return header, arrays
+    return header
 
 
 def hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
@@ -66,6 +78,13 @@ def hash_arrays(arrays: Mapping[str, NDArray[Any]]) -> str:
         digest.update(f"{name}\0{array.dtype.str}\0{array.shape}\0".encode())
         digest.update(array.data)
     return digest.hexdigest()
+
+
+def _unreadable(content: bytes, error: Exception) -> RefusedError:
+    return RefusedError(
+        f"message of {len(content)} bytes is not readable: {error}",
+        remedy="run the same version of fedpath on both sides",
+    )
 
 
 def printable(text: str) -> str:

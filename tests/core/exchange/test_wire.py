@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from fedpath.core.errors import RefusedError
-from fedpath.core.exchange.wire import Arrays, hash_arrays, pack, unpack
+from fedpath.core.exchange.wire import Arrays, hash_arrays, header_of, pack, unpack
 
 
 def some_arrays() -> Arrays:
@@ -105,6 +105,33 @@ def test_a_header_that_is_not_text_is_refused() -> None:
         text = b'{"__metadata__":{"fedpath":' + value.encode() + b"}}"
         with pytest.raises(RefusedError):
             unpack(struct.pack("<Q", len(text)) + text)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"\0" * 8,
+        b"\xff" * 64,
+        struct.pack("<Q", 2) + b"{}",
+        struct.pack("<Q", 2**63) + b"{}",
+        struct.pack("<Q", 4) + b"null",
+        struct.pack("<Q", 4) + b"[{}]",
+        struct.pack("<Q", 100_000) + b"[" * 100_000,
+        struct.pack("<Q", 21) + b'{"__metadata__": null}',
+        save({"a": np.ones(2)}, metadata={"other": "{}"}),
+        b'\x1d\0\0\0\0\0\0\0{"__metadata__":{"fedpath":3}}',
+    ],
+)
+def test_bytes_without_a_header_are_refused_without_looking_at_arrays(content: bytes) -> None:
+    with pytest.raises(RefusedError):
+        header_of(content)
+
+
+def test_a_header_is_read_whatever_the_arrays_are() -> None:
+    content = pack('{"kind": "ünïcode"}', some_arrays())
+    for whole in (content, content[:-1], content.replace(b'"F32"', b'"F8" ')):
+        assert header_of(whole) == '{"kind": "ünïcode"}'
 
 
 def literal_hash(arrays: Arrays) -> str:
