@@ -2,6 +2,7 @@
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import ConfigError
+from fedpath.server.aggregation import check_installed
 
 
 def check_available(config: FederationConfig) -> None:
@@ -11,11 +12,11 @@ def check_available(config: FederationConfig) -> None:
         ConfigError: naming the key.
     """
     local, aggregation, exchange = config.local, config.aggregation, config.exchange
+    check_installed(aggregation)
     wanted = {
         f"local.method = '{local.method}'": local.method != "plain",
         "local.personal": bool(local.personal),
         "local.steps": local.steps is not None,
-        f"aggregation.combine = '{aggregation.combine}'": aggregation.combine != "mean",
         f"aggregation.engine = '{aggregation.engine}'": aggregation.engine != "local",
         f"exchange.encoding = '{exchange.encoding}'": exchange.encoding != "float32",
         "exchange.changes_only": exchange.changes_only,

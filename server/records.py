@@ -59,8 +59,8 @@ class RoundManifest(Section):
     aggregation_s: float
     state: str | None = None
     """Hash of what the coordinator's optimizer, and SCAFFOLD, carry on to the next round."""
-    chosen: list[str] | None = None
-    """The sites whose updates were chosen, by an estimator that chooses."""
+    chosen: dict[str, list[str]] | None = None
+    """The sites whose updates were chosen, by group; of an estimator that chooses."""
     deadline_s: float | None = None
 
     def counted(self) -> list[str]:

@@ -10,7 +10,7 @@ from fedpath.core.exchange.checks import Entitled, Expected
 from fedpath.core.exchange.groups import CONTROL
 from fedpath.core.exchange.messages import RunFacts, Train
 from fedpath.core.exchange.wire import Arrays, hash_arrays
-from fedpath.server.aggregation import combiner, sites_needed
+from fedpath.server.aggregation import combiner
 from fedpath.server.control import no_control, step_control
 from fedpath.server.deadline import deadline_s
 from fedpath.server.folder import RunFolder
@@ -145,7 +145,7 @@ class Sequence:
             earlier=earlier,
             entitled=entitled,
             deadline_s=deadline_s(config.deadline, config.server.round_timeout_s, standing.manifests),
-            quorum=max(config.min_sites if buffered is None else buffered.buffer, sites_needed(config.aggregation)),
+            quorum=max(config.min_sites if buffered is None else buffered.buffer, config.aggregation.updates_needed),
             enough=None if buffered is None else buffered.buffer,
             concurrency=None if buffered is None else buffered.concurrency,
         )
