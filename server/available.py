@@ -2,6 +2,7 @@
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import ConfigError
+from fedpath.server.aggregation import check_installed
 
 
 def check_available(config: FederationConfig) -> None:
@@ -11,8 +12,8 @@ def check_available(config: FederationConfig) -> None:
         ConfigError: naming the key.
     """
     aggregation = config.aggregation
+    check_installed(aggregation)
     wanted = {
-        f"aggregation.combine = '{aggregation.combine}'": aggregation.combine != "mean",
         f"aggregation.engine = '{aggregation.engine}'": aggregation.engine != "local",
     }
     for key, asked in wanted.items():

@@ -10,7 +10,7 @@ from fedpath.core.exchange.checks import Entitled, Expected
 from fedpath.core.exchange.groups import CONTROL
 from fedpath.core.exchange.messages import RunFacts, Train
 from fedpath.core.exchange.wire import Arrays, hash_arrays
-from fedpath.server.aggregation import combiner, sites_needed
+from fedpath.server.aggregation import combiner
 from fedpath.server.control import no_control, sites_by_group, step_control
 from fedpath.server.deadline import deadline_s
 from fedpath.server.folder import RunFolder
@@ -92,9 +92,18 @@ class Sequence:
         manifest = self._manifest(round_, plan, heard, model, state, time.monotonic() - started)
         manifest = manifest.model_copy(update={"patients": _rounded(combined.patients), "chosen": combined.chosen})
         self._folder.keep_round(manifest, standing, model, state)
+        if combined.too_few:
+            needed = self._config.aggregation.updates_needed
+            self._events.emit("groups_left", round=round_, groups=combined.too_few, needed=needed)
         judged = {"round": round_ - 1, "auc": manifest.validation_auc, "loss": manifest.validation_loss}
         self._events.emit("judged", **judged, best_round=standing.best.round)
-        self._events.emit("round_finished", round=round_, seconds=manifest.seconds, answered=manifest.counted())
+        self._events.emit(
+            "round_finished",
+            round=round_,
+            seconds=manifest.seconds,
+            answered=manifest.counted(),
+            contributed=sorted(manifest.contributed()),
+        )
 
     def let_go(self) -> None:
         """Forget the sites that are still at work: the run is over."""
@@ -144,7 +153,7 @@ class Sequence:
             earlier=earlier,
             entitled=entitled,
             deadline_s=deadline_s(config.deadline, config.server.round_timeout_s, standing.manifests),
-            quorum=max(config.min_sites if buffered is None else buffered.buffer, sites_needed(config.aggregation)),
+            quorum=max(config.min_sites if buffered is None else buffered.buffer, config.aggregation.updates_needed),
             enough=None if buffered is None else buffered.buffer,
             concurrency=None if buffered is None else buffered.concurrency,
         )

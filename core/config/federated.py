@@ -59,6 +59,20 @@ class AggregationSection(Section):
     ray_workers: Annotated[int, Field(ge=1)] | None = None
     """Actors that share the parameter space; one a CPU of the cluster, at most 8, by default."""
 
+    @property
+    def updates_needed(self) -> int:
+        """Updates without which the estimator says nothing: more than those f that may lie can outweigh."""
+        f = self.byzantine
+        match self.combine:
+            case "trimmed-mean":
+                return 2 * f + 1
+            case "krum" | "multi-krum":
+                return 2 * f + 3
+            case "bulyan":
+                return 4 * f + 3
+            case _:
+                return 1
+
 
 class OptimizerSection(Section):
     """`[optimizer]`: how the coordinator steps (Reddi et al., ICLR 2021, "Adaptive Federated Optimization")."""

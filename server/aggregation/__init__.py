@@ -7,12 +7,12 @@ the result and a few blocks, for any number of sites and for every estimator.
 
 from fedpath.core.config.federated import AggregationSection
 from fedpath.core.exchange.wire import Arrays
-from fedpath.server.aggregation.choose import choose, sites_needed
+from fedpath.server.aggregation.choose import check_installed, choose
 from fedpath.server.aggregation.clip import Clipped
 from fedpath.server.aggregation.measure import measure
 from fedpath.server.aggregation.updates import Combined, Combiner, Counted
 
-__all__ = ["Combined", "Combiner", "Counted", "combiner", "measure", "sites_needed"]
+__all__ = ["Combined", "Combiner", "Counted", "check_installed", "combiner", "measure"]
 
 
 def combiner(reference: Arrays, settings: AggregationSection) -> Combiner:
@@ -23,7 +23,7 @@ def combiner(reference: Arrays, settings: AggregationSection) -> Combiner:
         settings: `[aggregation]`.
 
     Raises:
-        ConfigError: the engine is not installed.
+        ConfigError: what the estimator needs is not installed.
     """
     chosen = choose(reference, settings)
     return chosen if settings.clip_norm is None else Clipped(chosen, reference, settings.clip_norm)

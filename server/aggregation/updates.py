@@ -1,8 +1,8 @@
 """What is combined: updates in files, a block of the parameter space at a time."""
 
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -39,9 +39,12 @@ class Combined:
     arrays: Arrays
     """A whole model, as the reference."""
     patients: dict[str, float]
-    """The weights that counted, by group."""
-    chosen: list[str] | None = None
-    """The sites whose updates were chosen, by an estimator that chooses."""
+    """The weights that counted, by group; only groups that are not as they were."""
+    chosen: dict[str, list[str]] | None = None
+    """The sites whose updates were chosen, by group; of an estimator that chooses."""
+    too_few: dict[str, int] = field(default_factory=dict)
+    """The groups that are as they were, because the estimator needs more updates than those that held them: how many
+    did."""
 
 
 class Combiner(Protocol):
@@ -85,13 +88,18 @@ def weights_of(updates: Iterable[Counted], name: str) -> list[float]:
     return [float(update.patients[group_of(name)]) for update in updates]
 
 
-def patients_of(updates: Iterable[Counted]) -> dict[str, float]:
-    """Return the sum of the weights, by group."""
+def patients_of(updates: Iterable[Counted], groups: Collection[str] | None = None) -> dict[str, float]:
+    """Return the sum of the weights, by group: of all groups, or of those that are named."""
     total: dict[str, float] = {}
     for update in sorted(updates, key=lambda update: update.site):
-        for group in sorted(update.patients):
+        for group in sorted(update.patients if groups is None else update.patients.keys() & groups):
             total[group] = total.get(group, 0.0) + float(update.patients[group])
     return total
+
+
+def too_few_of(holders: Mapping[str, Sequence[Counted]], needed: int) -> dict[str, int]:
+    """Return the groups that fewer than ``needed`` updates hold, with their number."""
+    return {group_of(name): len(updates) for name, updates in holders.items() if len(updates) < needed}
 
 
 with warnings.catch_warnings():

@@ -14,6 +14,7 @@ from fedpath.core.exchange.groups import CONTROL
 from fedpath.core.exchange.stored import BLOCK, CHANGES
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.server.aggregation import Combined, Counted, combiner
+from fedpath.server.aggregation.blocks import LocalPasses
 from fedpath.server.aggregation.blockwise import Blockwise
 from fedpath.server.aggregation.mean import mean
 
@@ -105,7 +106,7 @@ def test_whatever_comes_first_and_however_many_threads_there_are_the_bits_are_th
     ]
     hashes = set()
     for threads, order in itertools.product((1, 2, 5), itertools.islice(itertools.permutations(updates), 0, 120, 17)):
-        adding = Blockwise(reference, mean, together=threads == 2, threads=threads)
+        adding = Blockwise(reference, mean, together=threads == 2, passes=LocalPasses(reference, threads))
         for update in order:
             adding.add(update)
         hashes.add(hash_arrays(adding.result().arrays))

@@ -1,0 +1,152 @@
+"""The blocks of the parameter space, worked on by a few threads: what every estimator is made of.
+
+An estimator makes one or two passes over the updates' files. In a pass each block is the business of one thread, and
+what becomes of it depends on nothing else: the result has the same bits however many threads there are.
+"""
+
+import os
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import cycle
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from fedpath.core.exchange.stored import BLOCK, F32
+from fedpath.core.exchange.wire import Arrays
+from fedpath.server.aggregation.updates import Block, Counted, blocks_of, values_of
+
+Reduce = Callable[[Any, Sequence[float], F32], None]
+"""Makes one block of the result: takes the same block of all updates in the order of the sites' names, the updates'
+weights, and where the result goes. A function of a module or an object that can be pickled.
+
+The blocks come together, as one array [updates, elements] that it may write to, or, where `Part.together` is not set,
+one after the other: an iterable of arrays, of which each is gone after its turn."""
+
+_TOGETHER = 1 << 18
+"""Elements of a block of all updates together: they stay in a core's cache from the reading to the last step."""
+_SHORTEST = 1 << 12
+"""Elements of a block of one update, at least: a read has a price."""
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An array of the model, and the updates that are combined in it."""
+
+    name: str
+    updates: Sequence[Counted]
+    """In the order of the sites' names; at least one."""
+    weights: Sequence[float]
+    """Of each update."""
+    together: bool
+    """Whether the estimator looks at a block of all updates at the same time."""
+
+    def blocks(self, reference: Arrays) -> list[Block]:
+        """Cut the array into blocks, always at the same places."""
+        size = max(_SHORTEST, min(BLOCK, _TOGETHER // len(self.updates))) if self.together else BLOCK
+        return list(blocks_of([self.name], reference, size))
+
+
+class Passes(Protocol):
+    """Goes over the updates' files."""
+
+    def reduce(self, parts: Sequence[Part], reduce: Reduce) -> Arrays:
+        """Return the arrays that parts become, by name."""
+        ...
+
+    def squared_distances(self, parts: Sequence[Part]) -> list[NDArray[np.float64]]:
+        """Return the squared Euclidean distances [updates, updates] between the updates of each part."""
+        ...
+
+
+class LocalPasses:
+    """Goes over them with threads of this process.
+
+    Args:
+        reference: the round's model.
+        threads: that share the work; as many as this process may run on, at most 8, by default.
+    """
+
+    def __init__(self, reference: Arrays, threads: int | None = None) -> None:
+        self._reference = reference
+        self._threads = threads or min(8, len(os.sched_getaffinity(0)))
+
+    def reduce(self, parts: Sequence[Part], reduce: Reduce) -> Arrays:
+        """See `Passes`."""
+        arrays = {part.name: np.empty_like(self._reference[part.name]) for part in parts}
+
+        def work(part: Part, block: Block, values: Iterable[F32]) -> None:
+            reduce(values, part.weights, arrays[block.name].reshape(-1)[block.start : block.stop])
+
+        self._each(parts, work)
+        return arrays
+
+    def squared_distances(self, parts: Sequence[Part]) -> list[NDArray[np.float64]]:
+        """See `Passes`."""
+        of_blocks = iter(self._each(parts, lambda part, block, values: distances_of_block(values)))
+        # In the order of the blocks, whichever thread was first.
+        return [sum_of([next(of_blocks) for _ in part.blocks(self._reference)], len(part.updates)) for part in parts]
+
+    def _each(self, parts: Sequence[Part], work: Callable[[Part, Block, Any], Result]) -> list[Result]:
+        """Return what becomes of each block, in order."""
+        blocks = [(part, block) for part in parts for block in part.blocks(self._reference)]
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="combine") as pool:
+            shares = pool.map(partial(self._share, work), _shares(blocks, self._threads))
+            return [result for share in shares for result in share]
+
+    def _share(self, work: Callable[[Part, Block, Any], Result], blocks: Sequence[tuple[Part, Block]]) -> list[Result]:
+        torch.set_num_threads(1)  # of this thread: the others have the other cores
+        sizes = ((len(part.updates) if part.together else 1) * (block.stop - block.start) for part, block in blocks)
+        buffer = np.empty(max(sizes), np.float32)
+        return [work(part, block, block_of(part, block, self._reference, buffer)) for part, block in blocks]
+
+
+def block_of(part: Part, block: Block, reference: Arrays, buffer: F32) -> Iterable[F32]:
+    """Return a block of all updates of a part: see `Reduce`.
+
+    Args:
+        part: of the model.
+        block: of the part.
+        reference: the round's model.
+        buffer: holds a block of all updates, or of one where they need not be together.
+    """
+    size = block.stop - block.start
+    rows = buffer[: size * len(part.updates) if part.together else size].reshape(-1, size)
+    if not part.together:
+        return (
+            values_of(update, block, reference, row) for update, row in zip(part.updates, cycle(rows), strict=False)
+        )
+    for update, row in zip(part.updates, rows, strict=True):
+        values = values_of(update, block, reference, row)
+        if not np.may_share_memory(values, row):  # a view of a file
+            row[:] = values
+    return rows
+
+
+def distances_of_block(values_NM: F32) -> NDArray[np.float64]:
+    """Return the squared Euclidean distances [N, N] between the rows of a block."""
+    from fedpath.server.aggregation.kernels import add_squared_distances
+
+    distances_NN = np.zeros((len(values_NM), len(values_NM)))
+    add_squared_distances(values_NM, distances_NN)
+    return distances_NN
+
+
+def sum_of(squared: Sequence[NDArray[np.float64]], updates: int) -> NDArray[np.float64]:
+    """Add squared distances between so many updates, one after the other."""
+    total_NN = np.zeros((updates, updates))
+    for squared_NN in squared:
+        total_NN += squared_NN
+    return total_NN
+
+
+def _shares(blocks: list[tuple[Part, Block]], parts: int) -> list[list[tuple[Part, Block]]]:
+    """Deal the blocks out in contiguous pieces of about as many each."""
+    each = -(-len(blocks) // parts) or 1
+    return [blocks[start : start + each] for start in range(0, len(blocks), each)]
