@@ -17,7 +17,6 @@ def check_available(config: FederationConfig) -> None:
         f"local.method = '{local.method}'": local.method != "plain",
         "local.personal": bool(local.personal),
         "local.steps": local.steps is not None,
-        f"aggregation.engine = '{aggregation.engine}'": aggregation.engine != "local",
         f"exchange.encoding = '{exchange.encoding}'": exchange.encoding != "float32",
         "exchange.changes_only": exchange.changes_only,
     }
