@@ -30,7 +30,7 @@ from fedpath.server.aggregation.blocks import Engine, LocalPasses, Part, Reduce,
 from fedpath.server.aggregation.choose import check_installed
 from fedpath.server.aggregation.foreman import OPTION, LostError, oversee
 from fedpath.server.aggregation.pieces import Pass, Piece, Source, SourcePart, cut
-from fedpath.server.aggregation.updates import Block, Counted
+from fedpath.server.aggregation.updates import Block
 
 _LISTEN_S = 0.5
 _ENDS_WITHIN_S = 10.0

@@ -18,7 +18,6 @@ child        "failed", message, remedy      the work cannot be done
 
 import os
 import signal
-import socket
 import sys
 import traceback
 from collections import Counter, deque
@@ -94,8 +93,9 @@ def oversee(pipe: Connection, address: str, workers: int | None) -> None:
     except FedpathError as error:
         pipe.send(("failed", error.message, error.remedy))
     except Exception:
-        # The only way to say it: the coordinator raises it.
+        # Nobody reads what this process prints.
         pipe.send(("failed", f"the process that talks to Ray failed: {traceback.format_exc()}", "report this"))
+        raise
 
 
 @dataclass(slots=True)

@@ -5,7 +5,6 @@ updates' files if they lie before it under the same path; to others the blocks a
 on nothing else: the same bits as `LocalPasses` gives, on processors of one kind.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -68,7 +67,7 @@ class Source:
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
-    there = os.stat(path)
+    there = path.stat()
     return there.st_ino, there.st_size, there.st_mtime_ns
 
 

@@ -175,7 +175,7 @@ def test_a_cluster_that_is_gone_is_an_error_that_says_so(updates: list[Counted])
 
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
     with (
-        pytest.raises(ConfigError, match="aggregation.ray_address 127.0.0.1:1: no Ray cluster there"),
+        pytest.raises(ConfigError, match=r"aggregation.ray_address 127\.0\.0\.1:1: no Ray cluster there"),
         engine_of(settings_of({}, ray_address="127.0.0.1:1"), EventLog(), threading.Event()),
     ):
         pass
