@@ -94,8 +94,14 @@ def _say(event: "Event") -> None:
         case "judged" if values["auc"] is not None or values["loss"] is not None:
             typer.echo(f"model of round {values['round']}: validation AUC {_figure(values['auc'])}")
         case "round_finished":
-            answered = ", ".join(values["answered"])
-            typer.echo(f"round {values['round']}: counted {answered} in {values['seconds']:.1f} s")
+            counted = ", ".join(values["contributed"]) or "none"
+            typer.echo(f"round {values['round']}: counted {counted} in {values['seconds']:.1f} s")
+            if unchosen := sorted(set(values["answered"]) - set(values["contributed"])):
+                typer.echo(f"round {values['round']}: answered, and not chosen: {', '.join(unchosen)}")
+        case "groups_left":
+            for group, came in values["groups"].items():
+                why = f"{came} updates hold it, aggregation.combine needs {values['needed']}"
+                typer.echo(f"round {values['round']}: parameter group {group} stays as it was: {why}")
         case "evaluation_missing" | "farewell_unheard":
             typer.echo(f"site {values['site']}: no answer to the last message: {values['reason']}")
 

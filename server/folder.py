@@ -142,7 +142,7 @@ class RunFolder:
         """
         models, journal, round_ = self.models, self.journal(manifest.round), manifest.round
         contributions = standing.contributions(round_)
-        for site in manifest.counted():
+        for site in manifest.contributed():
             contributions.setdefault(site, []).append(round_)
         models.keep(round_, result, state, self.rest, contributions)
         journal.note("aggregated", result=manifest.result)

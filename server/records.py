@@ -64,8 +64,23 @@ class RoundManifest(Section):
     deadline_s: float | None = None
 
     def counted(self) -> list[str]:
-        """Return the sites whose updates are in the result."""
+        """Return the sites whose updates were combined."""
         return [site for site, part in self.sites.items() if part.outcome == "answered"]
+
+    def contributed(self) -> dict[str, list[str]]:
+        """Return the sites whose updates are in the result, with the groups in which they are.
+
+        An estimator may have chosen others, or left a group as it was.
+        """
+        groups = {
+            site: [
+                group
+                for group in self.sites[site].patients
+                if group in self.patients and (self.chosen is None or site in self.chosen.get(group, ()))
+            ]
+            for site in self.counted()
+        }
+        return {site: of_site for site, of_site in groups.items() if of_site}
 
 
 def write_round(run_folder: Path, manifest: RoundManifest) -> None:

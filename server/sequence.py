@@ -95,9 +95,18 @@ class Sequence:
         manifest = self._manifest(round_, plan, heard, model, state, time.monotonic() - started)
         manifest = manifest.model_copy(update={"patients": _rounded(combined.patients), "chosen": combined.chosen})
         self._folder.keep_round(manifest, standing, model, state)
+        if combined.too_few:
+            needed = self._config.aggregation.updates_needed
+            self._events.emit("groups_left", round=round_, groups=combined.too_few, needed=needed)
         judged = {"round": round_ - 1, "auc": manifest.validation_auc, "loss": manifest.validation_loss}
         self._events.emit("judged", **judged, best_round=standing.best.round)
-        self._events.emit("round_finished", round=round_, seconds=manifest.seconds, answered=manifest.counted())
+        self._events.emit(
+            "round_finished",
+            round=round_,
+            seconds=manifest.seconds,
+            answered=manifest.counted(),
+            contributed=sorted(manifest.contributed()),
+        )
 
     def let_go(self) -> None:
         """Forget the sites that are still at work: the run is over."""

@@ -64,9 +64,9 @@ class Standing:
     def advance(self, manifest: RoundManifest) -> bool:
         """Note a round that is done; return whether the model it started from is the best so far."""
         better = self.judge(manifest.round - 1, manifest.validation_auc, manifest.validation_loss)
-        for site in manifest.counted():
+        for site, groups in manifest.contributed().items():
             self.counted.setdefault(site, []).append(manifest.round)
-            for group in manifest.sites[site].patients:
+            for group in groups:
                 self.trained.setdefault(group, {}).setdefault(site, manifest.round)
         self.manifests.append(manifest)
         return better

@@ -128,6 +128,24 @@ class FederationConfig(Section):
             raise ValueError(f"local.learning_rate_scale names {unknown[0]}, which is not in federation.sites")
         return self
 
+    @model_validator(mode="after")
+    def _estimator_has_enough(self) -> Self:
+        """A round that can end with too few updates for its estimator would leave the model as it was."""
+        aggregation, least, key = self.aggregation, self.min_sites, "server.min_sites"
+        if self.asynchronous is not None:
+            least, key = self.asynchronous.buffer, "asynchronous.buffer"
+        what = f"aggregation.combine '{aggregation.combine}' with aggregation.byzantine {aggregation.byzantine}"
+        if least < (needed := aggregation.updates_needed):
+            known = len(self.federation.sites)
+            have = f"{key} is {least}" if known >= needed else f"federation.sites names {known}"
+            raise ValueError(f"{what} needs {needed} updates a round, and {have}: lower the one or raise the other")
+        most = least - aggregation.byzantine
+        if aggregation.combine == "multi-krum" and (aggregation.keep or 1) > most:
+            raise ValueError(
+                f"aggregation.keep is {aggregation.keep}, and {what} keeps at most {most} of {key} {least}"
+            )
+        return self
+
     @property
     def min_sites(self) -> int:
         """Sites needed to start and to close a round."""

@@ -148,12 +148,12 @@ def distances_of_block(values_NM: F32) -> NDArray[np.float64]:
     return distances_NN
 
 
-def sum_of(distances: Sequence[NDArray[np.float64]], updates: int) -> NDArray[np.float64]:
-    """Add the squared distances of a part's blocks, in order."""
-    total = np.zeros((updates, updates))
-    for distances_NN in distances:
-        total += distances_NN
-    return total
+def sum_of(squared: Sequence[NDArray[np.float64]], updates: int) -> NDArray[np.float64]:
+    """Add squared distances between so many updates, one after the other."""
+    total_NN = np.zeros((updates, updates))
+    for squared_NN in squared:
+        total_NN += squared_NN
+    return total_NN
 
 
 def _shares(blocks: list[tuple[Part, Block]], parts: int) -> list[list[tuple[Part, Block]]]:

@@ -7,8 +7,10 @@ from fedpath.core.errors import ConfigError
 from fedpath.core.exchange.wire import Arrays
 from fedpath.server.aggregation.blocks import Engine, LocalPasses
 from fedpath.server.aggregation.blockwise import Blockwise
+from fedpath.server.aggregation.bydistance import ByDistance
+from fedpath.server.aggregation.distances import BulyanSelection, Krum, geometric_median
 from fedpath.server.aggregation.mean import ArrivalMean, mean
-from fedpath.server.aggregation.order import TrimmedMean, median
+from fedpath.server.aggregation.order import NearestMean, TrimmedMean, median
 from fedpath.server.aggregation.updates import Combiner
 
 
@@ -52,5 +54,12 @@ def choose(reference: Arrays, settings: AggregationSection, engine: Engine = Loc
             return Blockwise(reference, median, needed=needed, passes=passes)
         case "trimmed-mean":
             return Blockwise(reference, TrimmedMean(settings.byzantine), needed=needed, passes=passes)
-        case combine:
-            raise NotImplementedError(combine)
+        case "krum":
+            return ByDistance(reference, Krum(settings.byzantine), needed=needed, passes=passes)
+        case "multi-krum":
+            return ByDistance(reference, Krum(settings.byzantine, settings.keep), needed=needed, passes=passes)
+        case "bulyan":
+            selection, last = BulyanSelection(settings.byzantine), NearestMean(2 * settings.byzantine)
+            return ByDistance(reference, selection, last, together=True, needed=needed, passes=passes)
+        case "geometric-median":
+            return ByDistance(reference, geometric_median, chooses=False, passes=passes)

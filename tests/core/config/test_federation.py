@@ -75,7 +75,7 @@ learning_rate_scale = {{ B = 0.5 }}
 
 [aggregation]
 combine = "trimmed-mean"
-byzantine = 2
+byzantine = 0
 clip_norm = 3.0
 max_update_norm = 12.5
 order = "arrival"
@@ -199,7 +199,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         },
         "aggregation": {
             "combine": "trimmed-mean",
-            "byzantine": 2,
+            "byzantine": 0,
             "keep": None,
             "clip_norm": 3.0,
             "max_update_norm": 12.5,
