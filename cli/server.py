@@ -85,6 +85,10 @@ def _say(event: "Event") -> None:
             typer.echo(f"round {values['round']}: {counted}; waiting for {', '.join(values['missing'])}")
         case "checkpoint_damaged":
             typer.echo(f"the model of round {values['round']} is damaged: going on from round {values['back_to']}")
+        case "combiner_replaced":
+            typer.echo(f"a process that combines updates was lost and is replaced: {values['reason']}")
+        case "cluster_lost":
+            typer.echo(f"the Ray cluster was lost ({values['reason']}); connecting again")
         case "site_lost" | "site_late":
             typer.echo(f"round {values['round']}, site {values['site']}: {values['reason']}")
         case "judged" if values["auc"] is not None or values["loss"] is not None:

@@ -4,6 +4,7 @@ Ray is imported when it is asked for: nothing else of fedpath needs it.
 """
 
 import socket
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,6 +54,27 @@ def connected(address: str, option: str, **own: Any) -> Iterator[Any]:
         yield ray
     finally:
         ray.shutdown()
+
+
+def joined() -> str | None:
+    """Return the address of the cluster that this process is connected to, for another process to join; None if none.
+
+    Ray is not imported for it.
+    """
+    ray = sys.modules.get("ray")
+    if ray is None or not ray.is_initialized():
+        return None
+    address: str = ray.get_runtime_context().gcs_address
+    return address
+
+
+def reachable(address: str) -> bool:
+    """Return whether a cluster's head answers at host:port."""
+    try:
+        _knock(address)
+    except OSError:
+        return False
+    return True
 
 
 def _knock(address: str) -> None:

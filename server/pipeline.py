@@ -33,6 +33,8 @@ from fedpath.core.exchange.wire import Arrays
 from fedpath.core.files import write_json
 from fedpath.core.tuning.build import tuned_encoder
 from fedpath.core.tuning.model import SparseTuner
+from fedpath.server.aggregation import Engine
+from fedpath.server.aggregation.engine import engine_of
 from fedpath.server.encoding import Encoding
 from fedpath.server.folder import SUMMARY_FILE, RunFolder
 from fedpath.server.gather import Needs
@@ -96,6 +98,11 @@ class Pipeline:
             FederationError: too few sites joined, or go on.
             StoppedError: `stop` was set.
         """
+        # One for all stages: starting it takes seconds.
+        with engine_of(self._config.aggregation, self._events, self._stop) as engine:
+            return self._execute(engine)
+
+    def _execute(self, engine: Engine) -> dict[str, Any]:
         progress = read_kept(self._folder / PIPELINE_FILE, Progress.model_validate_json) or Progress()
         if progress.done:
             self._events.emit("resumed", run=self._run, stages=[stage.name for stage in progress.done])
@@ -104,7 +111,7 @@ class Pipeline:
             values = {"stage": stage.name, "stage_kind": stage.kind, "number": index + 1, "of": len(self._stages)}
             model = None if isinstance(stage, EncodeStage) else config_of(self._config, stage).model.name
             self._events.emit("stage_started", **values, model=model)
-            done = self._do(index, progress)
+            done = self._do(index, progress, engine)
             progress = Progress(done=[*progress.done, done])
             write_json(self._folder / PIPELINE_FILE, progress.model_dump(mode="json"))
             self._events.emit("stage_finished", **values, sites=done.sites, encoder_sha256=done.encoder_sha256)
@@ -112,7 +119,7 @@ class Pipeline:
         write_json(self._folder / SUMMARY_FILE, summary)
         return summary
 
-    def _do(self, index: int, progress: Progress) -> Done:
+    def _do(self, index: int, progress: Progress, engine: Engine) -> Done:
         """Do one stage, or what is left of it."""
         stage, path = self._stages[index], self._path(index)
         facts, more = self._facts(index, progress), index + 1 < len(self._stages)
@@ -136,6 +143,7 @@ class Pipeline:
             expected=expected,
             needs=needs,
             more=more,
+            engine=engine,
         ).execute()
         sha256 = None
         if isinstance(stage, TuneStage):

@@ -8,6 +8,7 @@ those of a run that nobody disturbed.
 import dataclasses
 import threading
 from collections.abc import Collection
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +22,8 @@ from fedpath.core.models.multimodal.parts import MultimodalModel
 from fedpath.core.models.own import origin_of
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.models.registry import fields_read
-from fedpath.server.available import check_available
+from fedpath.server.aggregation import Engine, check_installed
+from fedpath.server.aggregation.engine import engine_of
 from fedpath.server.clinical import Agreement
 from fedpath.server.closing import Close, summary_of
 from fedpath.server.folder import Closing, Members, RunFolder
@@ -73,6 +75,7 @@ class FederatedRun:
         expected: the sites to wait for, where an earlier stage says who they are.
         needs: who can take part, where a stage needs what earlier ones left at the sites.
         more: another stage follows.
+        engine: where updates are combined; by default what `[aggregation]` says is there while it runs.
     """
 
     def __init__(
@@ -89,8 +92,10 @@ class FederatedRun:
         expected: Collection[str] = (),
         needs: Needs | None = None,
         more: bool = False,
+        engine: Engine | None = None,
     ) -> None:
-        check_available(config)
+        check_installed(config.aggregation)
+        self._engine = engine
         self._config, self._run, self._talk, self._folder = config, run, talk, folder
         self._model, self._events, self._stop = model, events, stop
         self._expected, self._needs, self._more = expected, needs, more
@@ -106,11 +111,16 @@ class FederatedRun:
             FederationError: too few sites joined, or answered in a round; those that are there have been told.
             StoppedError: `stop` was set; likewise.
             DataError: the folder does not hold the models that its records name.
+            ConfigError: the engine that combines updates is not there.
         """
-        with telling_sites(self._facts, self._talk):
-            return self._execute()
+        given, settings = self._engine, self._config.aggregation
+        with (
+            telling_sites(self._facts, self._talk),
+            engine_of(settings, self._events, self._stop) if given is None else nullcontext(given) as engine,
+        ):
+            return self._execute(engine)
 
-    def _execute(self) -> Ended:
+    def _execute(self, engine: Engine) -> Ended:
         members, closing = self._folder.members(), self._folder.closing()
         gathered = self._gather(members, closing)
         self._founders = set(gathered.accepted if members.founders is None else members.founders)
@@ -121,7 +131,9 @@ class FederatedRun:
         rounds = self._config.training.rounds
         if standing.round > 0:
             self._events.emit("resumed", run=self._run, round=standing.round, rounds=rounds)
-        sequence = Sequence(self._config, self._facts, self._talk, self._folder, initial, self._events, self._stop)
+        sequence = Sequence(
+            self._config, self._facts, self._talk, self._folder, initial, self._events, self._stop, engine
+        )
         del initial
         while standing.round < rounds:
             if standing.round > 0:

@@ -10,7 +10,7 @@ from fedpath.core.exchange.checks import Entitled, Expected
 from fedpath.core.exchange.groups import CONTROL
 from fedpath.core.exchange.messages import RunFacts, Train
 from fedpath.core.exchange.wire import Arrays, hash_arrays
-from fedpath.server.aggregation import combiner
+from fedpath.server.aggregation import Engine, LocalPasses, combiner
 from fedpath.server.control import no_control, sites_by_group, step_control
 from fedpath.server.deadline import deadline_s
 from fedpath.server.folder import RunFolder
@@ -33,6 +33,7 @@ class Sequence:
         initial: the model before round 1, as far as it travels.
         events: where progress is reported.
         stop: set it to end the run; everything so far is kept.
+        engine: where updates are combined.
     """
 
     def __init__(
@@ -44,8 +45,10 @@ class Sequence:
         initial: Arrays,
         events: EventLog,
         stop: threading.Event,
+        engine: Engine = LocalPasses,
     ) -> None:
         self._config, self._facts, self._talk, self._folder = config, facts, talk, folder
+        self._engine = engine
         self._events, self._stop = events, stop
         self._shapes = {name: array.shape for name, array in initial.items()}
         self._base_of_round_1 = hash_arrays(initial)
@@ -72,7 +75,7 @@ class Sequence:
             sites=sorted(sites),
             deadline_s=plan.deadline_s,
         )
-        adding = combiner(standing.model, self._config.aggregation)
+        adding = combiner(standing.model, self._config.aggregation, self._engine)
         heard = Round(
             plan,
             self._config,

@@ -11,7 +11,7 @@ from fedpath.core.exchange.groups import personal_names
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.training.alone import initial_model
 from fedpath.core.tuning.build import build_tuner
-from fedpath.server.available import check_available
+from fedpath.server.aggregation import check_installed
 
 
 def check_models(config: FederationConfig) -> FederationConfig:
@@ -22,7 +22,7 @@ def check_models(config: FederationConfig) -> FederationConfig:
     Raises:
         ConfigError: a model, an option or the encoder's weights do not allow a start.
     """
-    check_available(config)
+    check_installed(config.aggregation)
     encoder = None
     for stage in config.stage:
         if isinstance(stage, TuneStage):

@@ -33,6 +33,7 @@ _SHORTEST = 1 << 12
 """Elements of a block of one update, at least: a read has a price."""
 
 Result = TypeVar("Result")
+Sender = TypeVar("Sender")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,10 @@ class Passes(Protocol):
     def squared_distances(self, parts: Sequence[Part]) -> list[NDArray[np.float64]]:
         """Return the squared Euclidean distances [updates, updates] between the updates of each part."""
         ...
+
+
+Engine = Callable[[Arrays], Passes]
+"""Returns what goes over the updates of a round, whose model it is given; one serves all rounds of a run."""
 
 
 class LocalPasses:
@@ -104,26 +109,31 @@ class LocalPasses:
         torch.set_num_threads(1)  # of this thread: the others have the other cores
         sizes = ((len(part.updates) if part.together else 1) * (block.stop - block.start) for part, block in blocks)
         buffer = np.empty(max(sizes), np.float32)
-        return [work(part, block, block_of(part, block, self._reference, buffer)) for part, block in blocks]
+
+        def read(update: Counted, block: Block, row: F32) -> F32:
+            return values_of(update, block, self._reference, row)
+
+        return [work(part, block, block_of(part.updates, part.together, block, read, buffer)) for part, block in blocks]
 
 
-def block_of(part: Part, block: Block, reference: Arrays, buffer: F32) -> Iterable[F32]:
-    """Return a block of all updates of a part: see `Reduce`.
+def block_of(
+    updates: Sequence[Sender], together: bool, block: Block, read: Callable[[Sender, Block, F32], F32], buffer: F32
+) -> Iterable[F32]:
+    """Return a block of all updates: see `Reduce`.
 
     Args:
-        part: of the model.
-        block: of the part.
-        reference: the round's model.
+        updates: whatever ``read`` reads from.
+        together: whether they are needed at the same time.
+        block: of the model.
+        read: returns the block of an update, in the buffer it is given or elsewhere.
         buffer: holds a block of all updates, or of one where they need not be together.
     """
     size = block.stop - block.start
-    rows = buffer[: size * len(part.updates) if part.together else size].reshape(-1, size)
-    if not part.together:
-        return (
-            values_of(update, block, reference, row) for update, row in zip(part.updates, cycle(rows), strict=False)
-        )
-    for update, row in zip(part.updates, rows, strict=True):
-        values = values_of(update, block, reference, row)
+    rows = buffer[: size * len(updates) if together else size].reshape(-1, size)
+    if not together:
+        return (read(update, block, row) for update, row in zip(updates, cycle(rows), strict=False))
+    for update, row in zip(updates, rows, strict=True):
+        values = read(update, block, row)
         if not np.may_share_memory(values, row):  # a view of a file
             row[:] = values
     return rows

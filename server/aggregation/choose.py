@@ -5,7 +5,7 @@ from importlib.util import find_spec
 from fedpath.core.config.federated import AggregationSection
 from fedpath.core.errors import ConfigError
 from fedpath.core.exchange.wire import Arrays
-from fedpath.server.aggregation.blocks import LocalPasses, Passes
+from fedpath.server.aggregation.blocks import Engine, LocalPasses
 from fedpath.server.aggregation.blockwise import Blockwise
 from fedpath.server.aggregation.bydistance import ByDistance
 from fedpath.server.aggregation.distances import BulyanSelection, Krum, geometric_median
@@ -20,6 +20,11 @@ def check_installed(settings: AggregationSection) -> None:
     Raises:
         ConfigError: naming the key.
     """
+    if settings.engine == "ray" and find_spec("ray") is None:
+        raise ConfigError(
+            "aggregation.engine = 'ray' needs Ray, which is not installed",
+            remedy="pip install 'fedpath[ray]', or take the key out",
+        )
     if settings.combine != "mean" and find_spec("numba") is None:
         raise ConfigError(
             f"aggregation.combine = '{settings.combine}' needs numba, which is not installed",
@@ -27,12 +32,13 @@ def check_installed(settings: AggregationSection) -> None:
         )
 
 
-def choose(reference: Arrays, settings: AggregationSection) -> Combiner:
+def choose(reference: Arrays, settings: AggregationSection, engine: Engine = LocalPasses) -> Combiner:
     """Return the estimator.
 
     Args:
         reference: the round's model.
         settings: `[aggregation]`.
+        engine: where the updates' files are gone over.
 
     Raises:
         ConfigError: what it needs is not installed.
@@ -40,7 +46,7 @@ def choose(reference: Arrays, settings: AggregationSection) -> Combiner:
     check_installed(settings)
     if settings.combine == "mean" and settings.order == "arrival" and settings.engine == "local":
         return ArrivalMean(reference)
-    passes, needed = _passes(reference, settings), settings.updates_needed
+    passes, needed = engine(reference), settings.updates_needed
     match settings.combine:
         case "mean":
             return Blockwise(reference, mean, together=False, passes=passes)
@@ -57,8 +63,3 @@ def choose(reference: Arrays, settings: AggregationSection) -> Combiner:
             return ByDistance(reference, selection, last, together=True, needed=needed, passes=passes)
         case "geometric-median":
             return ByDistance(reference, geometric_median, chooses=False, passes=passes)
-
-
-def _passes(reference: Arrays, settings: AggregationSection) -> Passes:
-    """Return what goes over the updates' files, by `engine`."""
-    return LocalPasses(reference)

@@ -31,6 +31,10 @@ class Counted:
         """Return the names of the arrays that are combined."""
         return {name for name in self.arrays.names if not name.startswith(CONTROL)}
 
+    def moves(self) -> bool:
+        """Return whether what counts is a change of the round's model, and not what the file holds."""
+        return self.arrays.changes or self.base is not None or self.shrink != 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Combined:
@@ -125,18 +129,28 @@ def values_of(update: Counted, block: Block, reference: Arrays, buffer: F32) -> 
     Returns:
         A read-only view of the file where that holds just these numbers, a part of ``buffer`` otherwise.
     """
-    place = slice(block.start, block.stop)
     values = update.arrays.block(block.name, block.start, block.stop, buffer)
-    late = update.base is not None
-    if not (update.arrays.changes or late or update.shrink != 1.0):
+    if not update.moves():
         return values
+    place = slice(block.start, block.stop)
     here = reference[block.name].reshape(-1)[place]
+    base = None if update.base is None else update.base[block.name].reshape(-1)[place]
+    return moved(values, update.arrays.changes, here, base, update.shrink, buffer)
+
+
+def moved(values: F32, changes: bool, here: F32, base: F32 | None, shrink: float, buffer: F32) -> F32:
+    """Return the weights that an update comes to, where its file does not just hold them.
+
+    Args:
+        values: a block as the file has it.
+        changes: whether these are changes.
+        here: the block of the round's model.
+        base: of the model that a late update started from; None for the round's own.
+        shrink: what the change is multiplied by.
+        buffer: where the result goes; ``values`` may lie there.
+    """
     out = buffer[: len(values)]
-    if update.arrays.changes:
-        change = values
-    else:
-        base = here if update.base is None else update.base[block.name].reshape(-1)[place]
-        change = np.subtract(values, base, out=out)
-    if update.shrink != 1.0:
-        change = np.multiply(change, np.float32(update.shrink), out=out)
+    change = values if changes else np.subtract(values, here if base is None else base, out=out)
+    if shrink != 1.0:
+        change = np.multiply(change, np.float32(shrink), out=out)
     return np.add(here, change, out=out)

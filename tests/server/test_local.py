@@ -32,7 +32,6 @@ from fedpath.core.exchange.wire import Arrays
 from fedpath.core.models import BagModel, load_model
 from fedpath.core.training import TrainSettings, evaluate
 from fedpath.core.training.alone import initial_model
-from fedpath.server.available import check_available
 from fedpath.server.folder import RunFolder
 from fedpath.server.records import RoundManifest, read_rounds
 from fedpath.server.rounds import FederatedRun
@@ -328,14 +327,6 @@ def test_the_layers_of_a_best_model_of_long_ago_are_still_there(hospitals: Path,
 # --- every combination ------------------------------------------------------------------------------------------------
 
 
-def available(combine: str) -> bool:
-    try:
-        check_available(config_with(aggregation={"combine": combine}))
-    except ConfigError:
-        return False
-    return True
-
-
 LOCALS: dict[str, dict[str, Any]] = {
     "plain": {},
     "steps": {"steps": 3},
@@ -345,7 +336,6 @@ LOCALS: dict[str, dict[str, Any]] = {
     "fedprox+fedbn+steps": NORM | {"method": "fedprox", "steps": 3},
     "scaffold+fedbn+steps": SCAFFOLD | NORM | {"steps": 3},
 }
-COMBINES = [combine for combine in get_args(Combine) if available(combine)]
 
 
 @pytest.mark.parametrize("local", LOCALS)
@@ -353,7 +343,7 @@ def test_each_way_to_train_runs_with_each_combination_and_optimizer(
     hospitals: Path, tmp_path: Path, local: str
 ) -> None:
     sites = Sites(hospitals, NAMES)
-    for combine, optimizer in product(COMBINES, get_args(ServerOptimizer)):
+    for combine, optimizer in product(get_args(Combine), get_args(ServerOptimizer)):
         sites.return_all(NAMES)
         name = f"{combine}-{optimizer}"
         ran = run(
