@@ -339,22 +339,39 @@ LOCALS: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("local", LOCALS)
-def test_each_way_to_train_runs_with_each_combination_and_optimizer(
+def test_each_way_to_train_runs_with_each_combination_and_with_each_optimizer(
     hospitals: Path, tmp_path: Path, local: str
 ) -> None:
+    # Dealt so that any two of the three choices meet; all three in all ways: below.
+    combines, optimizers = get_args(Combine), get_args(ServerOptimizer)
+    turn = list(LOCALS).index(local)
+    run_each(
+        [(combine, optimizers[(turn + place) % len(optimizers)]) for place, combine in enumerate(combines)],
+        hospitals, tmp_path, LOCALS[local],
+    )  # fmt: skip
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("local", LOCALS)
+def test_all_three_choices_in_all_ways(hospitals: Path, tmp_path: Path, local: str) -> None:
+    run_each(list(product(get_args(Combine), get_args(ServerOptimizer))), hospitals, tmp_path, LOCALS[local])
+
+
+def run_each(pairs: list[tuple[str, str]], hospitals: Path, folder: Path, local: dict[str, Any]) -> None:
     sites = Sites(hospitals, NAMES)
-    for combine, optimizer in product(get_args(Combine), get_args(ServerOptimizer)):
+    for combine, optimizer in pairs:
         sites.return_all(NAMES)
         name = f"{combine}-{optimizer}"
         ran = run(
-            tmp_path / name,
+            folder / name,
             sites,
             hospitals,
             name=name,
-            local=LOCALS[local],
+            local=local,
             aggregation={"combine": combine, "byzantine": 0},
             optimizer={"name": optimizer},
             training=CONFIG["training"] | {"rounds": 2},
+            server=CONFIG["server"] | {"min_sites": 3},
             **MY_MIL,
         )
         assert [manifest.counted() for manifest in ran.manifests] == [list(NAMES)] * 2, name
