@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from in_process import Killed, Sites
 from slide_hospitals import ENCODER, MPP, PATCH_PX, write_slide_hospital
 
@@ -14,8 +15,10 @@ from fedpath.core.config import FederationConfig
 from fedpath.core.encoders.registry import build_encoder, encoder_sha256, load_encoder
 from fedpath.core.errors import ConfigError, FederationError
 from fedpath.core.events import Event, EventLog
+from fedpath.core.exchange.groups import personal_names
 from fedpath.core.exchange.messages import Encoded, Finish, Order, Refusal
 from fedpath.core.exchange.wire import Arrays
+from fedpath.core.models import load_model
 from fedpath.server.pipeline import Pipeline
 from fedpath.server.stages import check_models
 
@@ -107,6 +110,27 @@ def test_all_four_stages(hospitals: Path, tmp_path: Path) -> None:
     assert [stage["kind"] for stage in summary["stages"]] == ["select", "fine-tune", "encode", "train"]
     assert [stage.get("test") for stage in summary["stages"][:3]] == [{}, {}, None]
     assert summary["stages"][1]["groups"].keys() == {"encoder", "head"}
+
+
+@pytest.mark.parametrize("local", [{"method": "scaffold", "personal": ["norm"]}, {"method": "fedprox", "steps": 3}])
+def test_how_sites_train_holds_in_every_stage(hospitals: Path, tmp_path: Path, local: dict[str, Any]) -> None:
+    own = TRAIN | {"model": {"name": "transmil", "options": {"inner": 8, "heads": 2}}}
+    config, folder = config_with(local=local, stage=[SELECT, TUNE, ENCODE, own]), tmp_path / "run"
+    summary, _ = serve(config, folder, Sites(hospitals, NAMES))
+    # What encodes the slides is the same everywhere, whatever layers it has.
+    kept = folder / "stages/2-fine-tune/encoder.safetensors"
+    for site in NAMES:
+        assert (hospitals / site / "state/run/fine-tune/encoder.safetensors").read_bytes() == kept.read_bytes()
+    assert [stage.get("personal") for stage in summary["stages"]] == [
+        local.get("personal", []), [], None, local.get("personal", []),
+    ]  # fmt: skip
+    models = [load_model(hospitals / site / "state/run/train/federated.safetensors")[0] for site in NAMES]
+    same = {
+        name: all(torch.equal(tensor, model.state_dict()[name]) for model in models)
+        for name, tensor in models[0].state_dict().items()
+    }
+    norms = {name.removeprefix("image/") for name in personal_names(models[0], local.get("personal", []))}
+    assert {name for name, equal in same.items() if not equal} == norms
 
 
 def test_a_site_that_comes_while_the_selector_is_trained_takes_part(hospitals: Path, tmp_path: Path) -> None:

@@ -69,3 +69,20 @@ def _manifest(round_: int, sites: dict[str, SiteRound]) -> RoundManifest:
         round=round_, base="", result="", sites=sites, patients={}, validation_auc=None, validation_loss=None,
         seconds=1.0, aggregation_s=0.0,
     )  # fmt: skip
+
+
+def test_which_of_a_sites_updates_counted_last() -> None:
+    standing = Standing({})
+    outcomes = [("answered", None), ("late", None), ("answered", 2), ("refused", None), ("answered", None)]
+    for round_, (outcome, of_round) in enumerate(outcomes, 1):
+        part = SiteRound(outcome=outcome, of_round=of_round)
+        standing.manifests.append(
+            RoundManifest(
+                round=round_, base="", result="", sites={"A": part}, patients={}, validation_auc=None,
+                validation_loss=None, seconds=0.0, aggregation_s=0.0,
+            )
+        )  # fmt: skip
+    assert standing.last_counted("A") == 5
+    # Round 3 counted what was trained on the model of round 2.
+    assert [standing.last_counted("A", upto) for upto in range(6)] == [0, 1, 1, 2, 2, 5]
+    assert standing.last_counted("B") == 0

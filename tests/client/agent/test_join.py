@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import cast
 
+import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
@@ -25,10 +26,12 @@ from fedpath.core.exchange.messages import (
     Describe,
     Encoded,
     Finish,
+    Metrics,
     Order,
     Refusal,
     Refuse,
     RunFacts,
+    Update,
     decode_answer,
     encode,
 )
@@ -156,6 +159,17 @@ def test_the_end_of_a_stage_is_not_the_end_of_the_sites_part(hospital: Hospital)
         hospital.receive(encode(order, arrays))
     assert hospital.site.outcome.finished
     assert [record.kind for record in verify(hospital.wire.audit)] == ["receipt", "receipt"]
+
+
+def test_changes_of_a_control_variate_are_said_in_words() -> None:
+    update = Update(round=1, base="0" * 64, patients={"image": 3}, training_loss=0.1, validation=Metrics(), seconds=1.0)
+    weights = {"image/a": np.zeros((2, 3), np.float32), "clinical/b": np.zeros(4, np.float32)}
+    rest = "patient counts, training loss, validation figures"
+    assert _in_words(update, weights) == f"10 parameters (clinical, image), {rest}"
+    control = {"control:image/a": np.zeros((2, 3), np.float32)}
+    assert _in_words(update, weights | control) == (
+        f"10 parameters (clinical, image), the change of the mean gradient of 6 of them (SCAFFOLD), {rest}"
+    )
 
 
 def test_what_leaves_after_encoding_is_said_in_words() -> None:

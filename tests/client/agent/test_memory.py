@@ -34,3 +34,12 @@ def test_only_the_last_rounds_are_kept(tmp_path: Path) -> None:
     for round_ in range(1, 8):
         memory.keep(round_, {"control:image/w": np.full(3, round_, np.float32)}, counted=round_ - 1)
     assert [bool(memory.load(round_)) for round_ in range(1, 8)] == [False, False, True, True, True, True, True]
+
+
+def test_what_goes_with_the_best_model_stays_however_long_ago_it_was(tmp_path: Path) -> None:
+    memory = SiteMemory(tmp_path)
+    for round_ in range(1, 12):
+        memory.keep(round_, {"personal:image/w": np.full(3, round_, np.float32)}, counted=round_ - 1, best=2)
+    assert [round_ for round_ in range(1, 12) if memory.load(round_)] == [2, 7, 8, 9, 10, 11]
+    memory.keep(12, {"personal:image/w": np.full(3, 12, np.float32)}, counted=11, best=9)
+    assert [round_ for round_ in range(1, 13) if memory.load(round_)] == [8, 9, 10, 11, 12]

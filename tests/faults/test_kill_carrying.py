@@ -1,0 +1,68 @@
+"""The same where hospitals carry something from round to round: SCAFFOLD's control variate and their own norms."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fault_cases import KILLED_AGENT, KILLED_COORDINATOR, ROUNDS, Case, finish, killed, recovered_after, whole_run
+from federation import Federation
+
+from fedpath.client.audit import AUDIT_FILE, verify
+from fedpath.core.models import load_model
+
+pytestmark = [pytest.mark.faults, pytest.mark.system]
+
+LOCAL = """steps = 10
+method = "scaffold"
+personal = ["norm"]
+learning_rate_scale = { B = 0.5 }
+"""
+
+
+def configure(federation: Federation) -> None:
+    federation.configure(
+        rounds=ROUNDS,
+        model='[model]\nname = "transmil"\noptions = { inner = 8, heads = 2 }',
+        training=f"[local]\n{LOCAL}",
+        server="grace_s = 2\nround_timeout_s = 120",
+    )
+
+
+@pytest.fixture
+def federation(tmp_path: Path) -> Iterator[Federation]:
+    """Three small hospitals that all have to answer; every process ends with the test."""
+    with Federation(tmp_path / "disturbed", ["A", "B", "C"]) as running:
+        configure(running)
+        yield running
+
+
+def kept(federation: Federation, site: str) -> dict[str, bytes]:
+    """What a hospital keeps of the run."""
+    (path,) = federation.site(site).glob("state/*/federated.safetensors")
+    return {name: tensor.numpy().tobytes() for name, tensor in load_model(path)[0].state_dict().items()}
+
+
+def test_an_agent_and_the_coordinator_are_killed(federation: Federation, tmp_path: Path, cases: list[Case]) -> None:
+    with Federation(tmp_path / "undisturbed", ["A", "B", "C"]) as undisturbed:
+        configure(undisturbed)
+        whole = whole_run(undisturbed)
+        own = {site: kept(undisturbed, site) for site in undisturbed.sites}
+    assert own["A"] != own["B"]
+    # B dies with its update, and what it keeps, on disk; the coordinator when the first update of the round counts.
+    federation.start_script(
+        "server",
+        KILLED_COORDINATOR.replace("{state!r}", "'answered'"),
+        ["server", "start", "--config", federation.toml, "--dir", federation.state],
+    )
+    federation.start_sites("A", "C")
+    federation.start_script("B", KILLED_AGENT.replace("{state!r}", "'trained'"), federation.join_arguments("B"))
+    killed(federation, "B")
+    since = killed(federation, "server")
+    federation.start_server(name="again")
+    federation.start("B-again", federation.join_arguments("B"))
+    seconds = recovered_after(federation, since)
+    result = finish(federation, whole, ["again", "A", "B-again", "C"])
+    assert {site: kept(federation, site) for site in federation.sites} == own
+    cases.append(Case("kill -9 of both, SCAFFOLD and FedBN", "in round 2", seconds, result))
+    (_, *entries) = verify(federation.site("A") / "state" / AUDIT_FILE)
+    assert any("the change of the mean gradient of" in entry.holds for entry in entries)
