@@ -299,7 +299,6 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(hospitals: Path, tmp
         ("aggregation.engine = 'ray'", {"aggregation": {"engine": "ray"}}),
         ("local.method = 'scaffold'", {"local": {"method": "scaffold"}}),
         ("local.personal", {"local": {"personal": ["norm"]}}),
-        ("exchange.encoding = 'int8'", {"exchange": {"encoding": "int8"}}),
     ],
 )
 def test_what_is_not_there_yet_is_refused(hospitals: Path, tmp_path: Path, key: str, changes: dict[str, Any]) -> None:
