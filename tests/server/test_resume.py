@@ -42,6 +42,8 @@ TWO_STAGES = [
     {"kind": "train", "name": "first", "training": {"rounds": 1}, "model": {"name": "mean-pool"}},
     {"kind": "train", "name": "second", "training": {"rounds": 2}},
 ]
+INT8: dict[str, Any] = {"exchange": {"encoding": "int8"}, "training": {"rounds": 3, "learning_rate": 0.01}}
+"""Hospitals carry what an update leaves out to the next one."""
 BD: dict[str, Any] = {
     "model": {"name": "bd", "options": {"hidden": 8, "prompt": 4, "dropout": 0.1}},
     "clinical": {
@@ -120,7 +122,7 @@ def weights(folder: Path) -> dict[str, dict[str, bytes]]:
     }
 
 
-@pytest.mark.parametrize("changes", [{}, {"stage": TWO_STAGES}, BD | {"training": {"rounds": 2}}])
+@pytest.mark.parametrize("changes", [{}, {"stage": TWO_STAGES}, BD | {"training": {"rounds": 2}}, INT8])
 def test_a_kill_between_any_two_writes_changes_no_bit(hospitals: Path, tmp_path: Path, changes: dict[str, Any]) -> None:
     config, state, sites = config_with(**changes), tmp_path / "coordinator", Sites(hospitals, NAMES)
     moments: dict[int, tuple[str, set[str]]] = {}

@@ -13,7 +13,7 @@ from in_process import Sites, write_sites
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.config.federated import ServerOptimizer
-from fedpath.core.errors import ConfigError, FederationError
+from fedpath.core.errors import FederationError
 from fedpath.core.events import Event, EventLog
 from fedpath.core.exchange.messages import Answer, Order, Train, Update
 from fedpath.core.exchange.wire import Arrays
@@ -290,19 +290,6 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(hospitals: Path, tmp
     assert (tmp_path / "run/rounds/0002.json.lost").is_file()
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     assert weights(tmp_path / "run", "best") == weights(tmp_path / "whole", "best")
-
-
-@pytest.mark.parametrize(
-    ("key", "changes"),
-    [
-        ("aggregation.combine = 'krum'", {"aggregation": {"combine": "krum"}}),
-        ("aggregation.engine = 'ray'", {"aggregation": {"engine": "ray"}}),
-        ("exchange.encoding = 'int8'", {"exchange": {"encoding": "int8"}}),
-    ],
-)
-def test_what_is_not_there_yet_is_refused(hospitals: Path, tmp_path: Path, key: str, changes: dict[str, Any]) -> None:
-    with pytest.raises(ConfigError, match=f"^{key} is not available in this version of fedpath"):
-        run(tmp_path, Sites(hospitals, NAMES), **changes)
 
 
 @pytest.mark.parametrize("order", ["sites", "arrival"])

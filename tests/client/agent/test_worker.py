@@ -13,6 +13,7 @@ from fedpath.client.agent.worker import Worker
 from fedpath.core.bags.store import FeatureMeta, write_features
 from fedpath.core.cohort import load_cohort, load_examples
 from fedpath.core.config import SiteConfig
+from fedpath.core.config.federated import Encoding, ExchangeSection
 from fedpath.core.config.federation import FeaturesSection
 from fedpath.core.config.model import ModelSection
 from fedpath.core.config.site import ComputeSection, DataSection, PolicySection, SiteSection
@@ -417,3 +418,39 @@ def test_progress_names_no_patient_and_no_slide(cohort: Path, tmp_path: Path, mo
     assert [event.kind for event in heard if event.kind != "step"] == ["described", "validated", "trained"]
     steps = [event.values for event in heard if event.kind == "step"]
     assert steps[-1]["done"] == steps[-1]["total"] == 14
+
+
+@pytest.mark.parametrize("encoding", ["float16", "bfloat16", "int8"])
+def test_an_order_that_is_repeated_or_comes_after_a_kill_is_answered_with_the_same_bits(
+    cohort: Path, tmp_path: Path, encoding: Encoding
+) -> None:
+    """What the first answer to round 2 left out does not count before an order says so."""
+    options = {"inner": 24, "attention": 8}
+    facts = changed_facts(model=ModelSection(name="acmil", options=options))
+    first, second = (
+        to_arrays(build_model("acmil", width=WIDTH, n_classes=2, options=options, seed=seed)) for seed in (1, 2)
+    )
+    changes = {"facts": facts, "exchange": ExchangeSection(encoding=encoding)}
+    worker = make_worker(cohort, tmp_path)
+    worker.carry_out(train_order(first, **changes), first)
+    order = train_order(second, 2, counted=1, **changes)
+
+    def answer(worker: Worker, order: Train = order) -> bytes:
+        update, arrays = worker.carry_out(order, second)
+        assert isinstance(update, Update)
+        return encode(update.model_copy(update={"seconds": 0.0}), arrays)
+
+    answers = {answer(worker), answer(worker), answer(make_worker(cohort, tmp_path))}
+    assert len(answers) == 1
+    # Where the update of round 1 did not count, it left nothing.
+    dropped = order.model_copy(update={"counted": 0})
+    assert answer(worker, dropped) == answer(make_worker(cohort, tmp_path / "fresh"), dropped)
+    assert answer(worker, dropped) not in answers
+    assert answer(worker) in answers
+
+
+def test_nothing_is_kept_where_nothing_is_left_out(cohort: Path, tmp_path: Path, model: Arrays) -> None:
+    for changes_only in (False, True):
+        order = train_order(model, exchange=ExchangeSection(changes_only=changes_only))
+        make_worker(cohort, tmp_path).carry_out(order, model)
+    assert not list(tmp_path.rglob("kept"))
