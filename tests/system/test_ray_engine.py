@@ -35,6 +35,10 @@ SETTINGS: list[dict[str, Any]] = [
     {"combine": "mean", "clip_norm": 2.0},
     {"combine": "median"},
     {"combine": "trimmed-mean", "byzantine": 1},
+    {"combine": "geometric-median"},
+    {"combine": "krum", "byzantine": 1},
+    {"combine": "multi-krum", "byzantine": 1},
+    {"combine": "bulyan", "byzantine": 0},
 ]
 REFERENCE = drawn(99, SHAPES)
 
