@@ -6,6 +6,7 @@ from typing import Any
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.events import EventLog
+from fedpath.server.attendance import Attendance
 from fedpath.server.conversation import Conversation
 from fedpath.server.execute import execute
 from fedpath.server.flower import FlowerServer
@@ -50,10 +51,13 @@ def start(
     with FlowerServer(database=state / "flower.db", public_keys=credentials.public_keys, listener=listener) as server:
         address = f"{host}:{listener.port}"
         events.emit("listening", address=address, run=run.name, sites=config.federation.sites, goes_on=run.begun)
+        talk = Conversation(server)
+        attendance = Attendance(talk)
         follower = Follower(registry, _row(registry, config, run), run.folder, events, stop)
         with Following(follower):
-            summary = execute(config, run.name, run.folder, Conversation(server), events_of(follower, events), stop)
-        _let_sites_leave(server, stop)
+            line, log = attendance.line(run.name), events_of(follower, events)
+            summary = execute(config, run.name, run.folder, line, log, stop)
+        let_sites_leave(talk, attendance, stop)
     return run.folder, summary
 
 
@@ -77,8 +81,8 @@ def _row(registry: Registry, config: FederationConfig, run: OpenRun) -> Run:
     return row
 
 
-def _let_sites_leave(server: FlowerServer, stop: threading.Event) -> None:
-    """Give the sites' agents a moment to close their connections, so that they end without an error."""
+def let_sites_leave(talk: Conversation, attendance: Attendance, stop: threading.Event) -> None:
+    """Give the agents that do not stay a moment to close their connections, so that they end without an error."""
     for _ in range(50):
-        if not server.online() or stop.wait(0.1):
+        if all(attendance.stays(site) for site in talk.online()) or stop.wait(0.1):
             return

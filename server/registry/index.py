@@ -243,4 +243,6 @@ def _site(federation: str, site: str, description: Description, described: datet
         encoder=description.contract.encoder,
         patients=dict(description.patients),
         described=described,
+        max_parallel_runs=description.max_parallel_runs,
+        stays=description.stays,
     )

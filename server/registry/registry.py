@@ -100,6 +100,12 @@ class Registry:
         with self._session() as session:
             return list(session.scalars(query))
 
+    def federations(self) -> list[str]:
+        """Return the federations that have runs or a coordinator here."""
+        with self._session() as session:
+            found = [*session.scalars(select(Run.federation)), *session.scalars(select(Coordinator.federation))]
+        return sorted(set(found))
+
     def queue(self, federation: str) -> list[Run]:
         """Return the runs that are queued, the next one first."""
         waiting = self.runs(federation, ["queued"])

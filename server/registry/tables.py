@@ -182,3 +182,7 @@ class Site(Base):
     patients: Mapped[dict[str, Any]]
     """By split; null where its policy withholds the number."""
     described: Mapped[datetime]
+    max_parallel_runs: Mapped[int] = mapped_column(default=1)
+    """By its policy."""
+    stays: Mapped[bool] = mapped_column(default=False)
+    """Whether it stays for later runs."""
