@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, InterfaceError, NoSuchModuleError, OperationalError
 
 from fedpath.core.errors import ConfigError, DataError
 from fedpath.core.files import write_json
@@ -136,7 +136,11 @@ def explained(url: URL) -> Iterator[None]:
     where = printable(url)
     try:
         yield
-    except (OperationalError, sqlite3.OperationalError) as error:  # SQLite's own: on opening, before SQLAlchemy sees it
+    except (
+        OperationalError,
+        InterfaceError,
+        sqlite3.OperationalError,
+    ) as error:
         raise _away(where, _words(error)) from None
     except (DatabaseError, sqlite3.DatabaseError) as error:
         said = _words(error)
@@ -177,7 +181,7 @@ def _away(where: str, said: str) -> RegistryAwayError:
             return RegistryAwayError(f"{where}: cannot be used: {said}", remedy="check that it runs and can be reached")
 
 
-def _words(error: DatabaseError | sqlite3.DatabaseError) -> str:
+def _words(error: DatabaseError | InterfaceError | sqlite3.DatabaseError) -> str:
     """Return the last line of what the database said that says something: drivers list what they tried before it."""
     lines = [line.strip() for line in str(getattr(error, "orig", error)).splitlines() if line.strip()]
     failed = [line for line in lines if "failed:" in line or "error" in line.lower()]
