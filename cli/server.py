@@ -131,7 +131,7 @@ def _in_words(event: "Event") -> str | None:
         case "site_accepted":
             return f"site {values['site']}: accepted, {values['patients']['train']} training patients"
         case "clinical_agreed":
-            return values["says"]
+            return str(values["says"])
         case "clinical_late":
             does = "is trained on" if values["counted"] else "is not used: the run began without any"
             return f"site {values['site']}: its clinical data of {values['patients']} patients {does}"

@@ -28,6 +28,7 @@ class _Site:
     """What is known of one site."""
 
     stays: bool = False
+    """It said so when it was last told that its part was over."""
     limit: int = 1
     runs: set[str] = field(default_factory=set)
     """That it takes part in."""
@@ -95,12 +96,13 @@ class Attendance:
         with self._lock:
             known = self._of(reply.site)
             match reply.answer:
-                case Description(stays=stays, max_parallel_runs=limit):
-                    known.stays, known.limit = stays, limit
+                case Description(max_parallel_runs=limit):
+                    known.limit = limit
                 case Refusal() if isinstance(order, Describe):
                     self._part(known, reply.site, run, leaves=False)
-                case Receipt() if _parts(order):
-                    self._part(known, reply.site, run, leaves=not known.stays)
+                case Receipt(stays=stays) if _parts(order):
+                    known.stays = stays
+                    self._part(known, reply.site, run, leaves=not stays)
 
     def _of(self, site: str) -> _Site:
         return self._sites.setdefault(site, _Site())

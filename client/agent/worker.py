@@ -95,14 +95,14 @@ class Worker:
                 return self._finish(order, arrays), {}
             case Refuse():
                 self._events.emit("refused", reason=order.reason)
-                return Receipt(), {}
+                return Receipt(stays=self._stays), {}
 
     def _describe(self, facts: RunFacts) -> Description:
         work = self._work(facts)
         work.check()
         described = describe(facts, StageFolders(self._config, facts), self._data, self._events)
         limit = self._config.policy.max_parallel_runs
-        return described.model_copy(update={"stays": self._stays, "max_parallel_runs": limit})
+        return described.model_copy(update={"max_parallel_runs": limit})
 
     def _check_fields(self, facts: RunFacts) -> None:
         """Refuse other clinical fields than the first order had: two sets of sums could tell a patient's value.
@@ -205,7 +205,7 @@ class Worker:
         kept = work.keep(_filled(work, arrays, order.base), order.best_round)
         stage = None if order.facts.stage is None else order.facts.stage.name
         self._events.emit("finished", model=str(kept), best_round=order.best_round, stage=stage, more=order.more)
-        return Receipt()
+        return Receipt(stays=self._stays)
 
     def _work(self, facts: RunFacts) -> Work:
         """Return what the stage of an order trains."""

@@ -180,8 +180,6 @@ class Description(Section):
     """By split; None where they are fewer than the site's policy lets it report."""
     slides: dict[Literal["train", "validation", "test"], Count | None]
     version: Annotated[str, Field(max_length=100)]
-    stays: bool = False
-    """Whether it stays when the run is over, for later ones."""
     max_parallel_runs: Annotated[int, Field(ge=1, le=1000)] = 1
     """Runs that it takes part in at the same time, by its policy."""
     clinical: ClinicalStatistics | None = None
@@ -228,6 +226,8 @@ class Receipt(Section):
     """A site's answer to `Finish` and `Refuse`."""
 
     kind: Literal["receipt"] = "receipt"
+    stays: bool = False
+    """Whether it stays connected, for later runs."""
 
 
 class Refusal(Section):

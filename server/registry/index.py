@@ -244,5 +244,4 @@ def _site(federation: str, site: str, description: Description, described: datet
         patients=dict(description.patients),
         described=described,
         max_parallel_runs=description.max_parallel_runs,
-        stays=description.stays,
     )

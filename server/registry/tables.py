@@ -184,5 +184,3 @@ class Site(Base):
     described: Mapped[datetime]
     max_parallel_runs: Mapped[int] = mapped_column(default=1)
     """By its policy."""
-    stays: Mapped[bool] = mapped_column(default=False)
-    """Whether it stays for later runs."""

@@ -128,8 +128,8 @@ def test_what_was_allowed_last_time_counts_until_a_site_says_otherwise(sites: Si
 def test_who_has_heard_the_goodbye_is_gone_or_there_for_others(sites: Sites, stays: bool) -> None:
     attendance = Attendance(sites)
     one, other = attendance.line("one"), attendance.line("other")
-    begin(sites, one, "one", "AB", stays=stays)
-    say(sites, one, "A", Finish(facts=facts("one"), base="0" * 64, best_round=1), Receipt())
+    begin(sites, one, "one", "AB")
+    say(sites, one, "A", Finish(facts=facts("one"), base="0" * 64, best_round=1), Receipt(stays=stays))
     assert "A" not in one.online()
     assert ("A" in other.online()) is stays
     sites.connect("A")
@@ -148,9 +148,9 @@ def test_a_goodbye_that_nobody_heard_leaves_the_site_where_it_is(sites: Sites) -
 def test_a_site_that_refuses_or_is_refused_is_asked_again_when_it_has_connected_anew(sites: Sites) -> None:
     attendance = Attendance(sites)
     line = attendance.line("one")
-    begin(sites, line, "one", "B", stays=True)
+    begin(sites, line, "one", "B")
     say(sites, line, "A", Describe(facts=facts("one")), Refusal(reason="no"))
-    say(sites, line, "B", Refuse(facts=facts("one"), reason="no"), Receipt())
+    say(sites, line, "B", Refuse(facts=facts("one"), reason="no"), Receipt(stays=True))
     assert line.online() == set()
     assert attendance.line("two").online() == {"A", "B"}
     sites.connect("A")

@@ -1,4 +1,4 @@
-"""What a hospital allows beside a run, and whether it stays."""
+"""What a hospital allows beside a run."""
 
 import sqlalchemy as sa
 from alembic import op
@@ -10,4 +10,3 @@ def upgrade() -> None:
     """Add what runs side by side need to know of sites."""
     with op.batch_alter_table("sites") as sites:
         sites.add_column(sa.Column("max_parallel_runs", sa.Integer, nullable=False, server_default="1"))
-        sites.add_column(sa.Column("stays", sa.Boolean, nullable=False, server_default=sa.false()))
