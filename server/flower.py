@@ -162,16 +162,16 @@ class FlowerServer:
         run_id = TaskIdentity.run_id
         with no_object_id_recompute():
             message.metadata.__dict__["_message_id"] = message.object_id
-            with self._lock:
-                self._outstanding.add(message.object_id)
-            objects = get_all_nested_objects(message)
+            objects, tree = get_all_nested_objects(message), get_object_tree(message)
             session = self._state.start_session(run_id)
-            stored, missing = self._state.store_message_and_object_tree(
-                remove_content_from_message(message), get_object_tree(message), session
-            )
-            if not stored:  # flower.log says why; one site's trouble is not the round's
-                with self._lock:
-                    self._outstanding.discard(message.object_id)
+            # In one: whoever collects answers meanwhile would be told that there is no such message.
+            with self._lock:
+                stored, missing = self._state.store_message_and_object_tree(
+                    remove_content_from_message(message), tree, session
+                )
+                if stored:
+                    self._outstanding.add(message.object_id)
+                else:  # flower.log says why; one site's trouble is not the round's
                     self._answers[message.object_id] = Lost("it could not be asked")
             for object_id in missing:
                 self._state.store_object(run_id, session, object_id, objects[object_id].deflate())
