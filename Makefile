@@ -67,9 +67,11 @@ $(VENV)/.installed: $(VENV)/.dependencies setup.py README.md $(SOURCES)
 	rm -rf build
 	touch $@
 
-# Debian packages the tests use: a shifted clock, and OpenSSL's own verdict on the certificates.
+# Debian packages the tests use: a shifted clock, OpenSSL's own verdict on the certificates, a PostgreSQL of their own.
+# (`command -v` of several succeeds when one is there; Debian keeps PostgreSQL's programs off the path.)
 $(VENV)/.debian:
-	command -v faketime openssl >/dev/null || { apt-get update -q && apt-get install -y -q faketime openssl; }
+	{ command -v faketime && command -v openssl && { command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; }; } \
+		>/dev/null 2>&1 || { apt-get update -q && apt-get install -y -q faketime openssl postgresql; }
 	touch $@
 
 clean:

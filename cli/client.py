@@ -22,8 +22,11 @@ def join(
     kit: Annotated[Path, typer.Option(help="The kit folder from the coordinator's operator.")],
     config: Annotated[Path, typer.Option(help="This hospital's site.toml.")],
     wait: Annotated[float, typer.Option(help="Seconds to wait for a coordinator that is not there yet.")] = 120.0,
+    stay: Annotated[
+        bool, typer.Option("--stay", help="Stay for later runs, also while the coordinator is away, until Ctrl-C.")
+    ] = False,
 ) -> None:
-    """Take part in a run: train here, send parameters, write down everything that leaves."""
+    """Take part in a run, or with --stay in all: train here, send parameters, write down everything that leaves."""
     from fedpath.cli.stopping import stop_on_signals
     from fedpath.client.agent.join import join as take_part
     from fedpath.core.config import load_site
@@ -37,7 +40,7 @@ def join(
             remedy="give the same name in both",
         )
     stop = stop_on_signals()
-    outcome = take_part(settings, kit, EventLog(settings.state / EVENTS_FILE, _say), stop, wait_s=wait)
+    outcome = take_part(settings, kit, EventLog(settings.state / EVENTS_FILE, _say), stop, wait_s=wait, stay=stay)
     if outcome.refused is not None:
         raise RefusedError(
             f"the coordinator sent site {site} away: {outcome.refused}", remedy="mend what it says, then join again"
@@ -80,7 +83,12 @@ def _say(event: "Event") -> None:
     values = event.values
     match event.kind:
         case "waiting":
-            typer.echo(f"{values['reason']}; waiting up to {values['wait_s']:.0f} s")
+            long = "" if values["wait_s"] is None else f" up to {values['wait_s']:.0f} s"
+            typer.echo(f"{values['reason']}; waiting{long}")
+        case "refused":
+            typer.echo(f"sent away: {values['reason']}")
+        case "order_failed":
+            typer.echo(f"could not do what run asked: {values['error']} ({values['remedy']})")
         case "coordinator_away":
             typer.echo(f"{values['reason']}; trying again")
         case "coordinator_back":

@@ -8,6 +8,7 @@ import typer
 
 from fedpath.cli import client, cohort, encoders, explain, models, provision, server, slides
 from fedpath.cli.demo.command import demo_command
+from fedpath.cli.run import command as run
 from fedpath.cli.simulate.command import simulate_command
 from fedpath.cli.train.command import train_command
 from fedpath.core.errors import FedpathError
@@ -20,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.add_typer(server.app, name="server")
+app.add_typer(run.app, name="run")
 app.add_typer(client.app, name="client")
 app.add_typer(slides.app, name="slides")
 app.add_typer(cohort.app, name="cohort")

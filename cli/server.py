@@ -11,11 +11,6 @@ if TYPE_CHECKING:
 app = typer.Typer(help="The coordinator.", no_args_is_help=True)
 
 
-@app.callback()
-def _group() -> None:
-    """Keep `start` a subcommand while it is the only one."""
-
-
 @app.command()
 def start(
     config: Annotated[Path, typer.Option(help="The coordinator's federation.toml.")],
@@ -42,68 +37,135 @@ def start(
         typer.echo(f"test at {site}: AUC {_figure(figures['auc'])} over {figures['slides']} slides")
 
 
+@app.command("serve")
+def serve_queue(
+    config: Annotated[Path, typer.Option(help="The coordinator's federation.toml.")],
+    dir: Annotated[Path, typer.Option(help="The coordinator's folder: state, models, records.")],  # noqa: A002
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="Runs side by side, where hospitals allow it; server.parallel by default.")
+    ] = None,
+) -> None:
+    """Work through the queue of `fedpath run submit`, until Ctrl-C; hospitals stay with `fedpath client join --stay`.
+
+    Runs that a coordinator left when it was stopped or killed go on first.
+    """
+    from fedpath.cli.stopping import stop_on_signals
+    from fedpath.core.config import load_federation
+    from fedpath.core.errors import StoppedError
+    from fedpath.core.events import EventLog
+    from fedpath.server.serve import serve as work
+    from fedpath.server.start import EVENTS_FILE
+
+    federation = load_federation(config)
+    events, stop = EventLog(dir / EVENTS_FILE, _say_of_run), stop_on_signals()
+    work(federation, dir, events, stop, parallel=parallel or federation.server.parallel)
+    raise StoppedError("runs that were served are in the queue again")
+
+
+def _say_of_run(event: "Event") -> None:
+    """Print an event of one of several runs, with the run's name in front."""
+    if (line := _of_queue(event)) is not None:
+        typer.echo(f"{run}: {line}" if (run := event.values.get("run")) is not None else line)
+
+
 def _say(event: "Event") -> None:
     """Print the events an operator wants to see."""
+    if (line := _in_words(event)) is not None:
+        typer.echo(line)
+
+
+def _of_queue(event: "Event") -> str | None:
+    """Say what happens to the queue and to runs as a whole."""
     values = event.values
     match event.kind:
+        case "serving":
+            several = f", up to {values['parallel']} side by side" if values["parallel"] > 1 else ""
+            return f"serving the queue at {values['address']}{several}: {values['waiting']} waiting"
+        case "run_started":
+            label = f" ({values['label']})" if values["label"] else ""
+            goes_on = f", goes on after round {values['done']}" if values["done"] else ""
+            return f"begins{label}: {values['model']}, {values['rounds']} rounds{goes_on}"
+        case "run_finished":
+            return f"is finished: best round {values['best_round']}, validation AUC {_figure(values['auc'])}"
+        case "run_ended":
+            return f"has ended: {values['error']} ({values['remedy']})"
+        case _:
+            return _in_words(event)
+
+
+def _in_words(event: "Event") -> str | None:
+    values = event.values
+    match event.kind:
+        case "registry_upgraded":
+            return f"the registry {values['where']} was brought up from version {values['version']}"
+        case "registry_away":
+            return f"{values['reason']}; runs go on, the registry is written when it is back"
+        case "registry_back":
+            return "the registry is back"
+        case "not_indexed":
+            return f"passed over: {values['reason']}"
         case "listening":
             goes_on = ", which goes on" if values["goes_on"] else ""
-            typer.echo(f"listening on {values['address']}, run {values['run']}{goes_on}")
+            return f"listening on {values['address']}, run {values['run']}{goes_on}"
         case "resumed" if "stages" in values:
-            typer.echo(f"done already: {', '.join(values['stages'])}")
+            return f"done already: {', '.join(values['stages'])}"
         case "resumed":
-            typer.echo(f"{values['round']} of {values['rounds']} rounds are done already")
+            return f"{values['round']} of {values['rounds']} rounds are done already"
         case "stage_started":
             model = f" ({values['model']})" if values["model"] else ""
             kind = f", {values['stage_kind']}" if values["stage_kind"] != values["stage"] else ""
-            typer.echo(f"stage {values['number']} of {values['of']}: {values['stage']}{kind}{model}")
+            return f"stage {values['number']} of {values['of']}: {values['stage']}{kind}{model}"
         case "stage_finished":
             sha256 = values["encoder_sha256"]
             tuned = f"; the tuned encoder is {sha256[:12]}…" if sha256 else ""
-            typer.echo(f"stage {values['number']} of {values['of']} is done at {', '.join(values['sites'])}{tuned}")
+            return f"stage {values['number']} of {values['of']} is done at {', '.join(values['sites'])}{tuned}"
         case "encoding":
-            typer.echo(f"encoding slides at {', '.join(values['sites'])}")
+            return f"encoding slides at {', '.join(values['sites'])}"
         case "encoded":
-            typer.echo(f"site {values['site']}: encoded its slides in {values['seconds']:.0f} s")
+            return f"site {values['site']}: encoded its slides in {values['seconds']:.0f} s"
         case "waiting":
             missing, online = ", ".join(values["missing"]), len(values["online"])
-            typer.echo(f"waiting: {online} of {values['needed']} sites are here; missing: {missing}")
+            return f"waiting: {online} of {values['needed']} sites are here; missing: {missing}"
         case "starting_without":
-            typer.echo(f"starting without {', '.join(values['missing'])}")
+            return f"starting without {', '.join(values['missing'])}"
         case "site_accepted":
-            typer.echo(f"site {values['site']}: accepted, {values['patients']['train']} training patients")
+            return f"site {values['site']}: accepted, {values['patients']['train']} training patients"
         case "clinical_agreed":
-            typer.echo(values["says"])
+            return str(values["says"])
         case "clinical_late":
             does = "is trained on" if values["counted"] else "is not used: the run began without any"
-            typer.echo(f"site {values['site']}: its clinical data of {values['patients']} patients {does}")
+            return f"site {values['site']}: its clinical data of {values['patients']} patients {does}"
         case "site_refused":
             where = f"round {values['round']}, " if "round" in values else ""
-            typer.echo(f"{where}site {values['site']}: refused: {values['reason']}")
+            return f"{where}site {values['site']}: refused: {values['reason']}"
         case "quorum_missing":
             counted = f"{values['counted']} of {values['needed']} updates are here"
-            typer.echo(f"round {values['round']}: {counted}; waiting for {', '.join(values['missing'])}")
+            return f"round {values['round']}: {counted}; waiting for {', '.join(values['missing'])}"
         case "checkpoint_damaged":
-            typer.echo(f"the model of round {values['round']} is damaged: going on from round {values['back_to']}")
+            return f"the model of round {values['round']} is damaged: going on from round {values['back_to']}"
         case "combiner_replaced":
-            typer.echo(f"a process that combines updates was lost and is replaced: {values['reason']}")
+            return f"a process that combines updates was lost and is replaced: {values['reason']}"
         case "cluster_lost":
-            typer.echo(f"the Ray cluster was lost ({values['reason']}); connecting again")
+            return f"the Ray cluster was lost ({values['reason']}); connecting again"
         case "site_lost" | "site_late":
-            typer.echo(f"round {values['round']}, site {values['site']}: {values['reason']}")
+            return f"round {values['round']}, site {values['site']}: {values['reason']}"
         case "judged" if values["auc"] is not None or values["loss"] is not None:
-            typer.echo(f"model of round {values['round']}: validation AUC {_figure(values['auc'])}")
+            return f"model of round {values['round']}: validation AUC {_figure(values['auc'])}"
         case "round_finished":
             counted = ", ".join(values["contributed"]) or "none"
-            typer.echo(f"round {values['round']}: counted {counted} in {values['seconds']:.1f} s")
-            if unchosen := sorted(set(values["answered"]) - set(values["contributed"])):
-                typer.echo(f"round {values['round']}: answered, and not chosen: {', '.join(unchosen)}")
+            said = f"round {values['round']}: counted {counted} in {values['seconds']:.1f} s"
+            unchosen = sorted(set(values["answered"]) - set(values["contributed"]))
+            return f"{said}; answered, and not chosen: {', '.join(unchosen)}" if unchosen else said
         case "groups_left":
-            for group, came in values["groups"].items():
-                why = f"{came} updates hold it, aggregation.combine needs {values['needed']}"
-                typer.echo(f"round {values['round']}: parameter group {group} stays as it was: {why}")
+            return "\n".join(
+                f"round {values['round']}: parameter group {group} stays as it was: {came} updates hold it, "
+                f"aggregation.combine needs {values['needed']}"
+                for group, came in values["groups"].items()
+            )
         case "evaluation_missing" | "farewell_unheard":
-            typer.echo(f"site {values['site']}: no answer to the last message: {values['reason']}")
+            return f"site {values['site']}: no answer to the last message: {values['reason']}"
+        case _:
+            return None
 
 
 def _figure(value: float | None) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from fedpath.core.config.site import PolicySection
 from fedpath.core.errors import RefusedError
-from fedpath.core.exchange.messages import Encode, Order, RunFacts, Train
+from fedpath.core.exchange.messages import Describe, Encode, Order, RunFacts, Train
 from fedpath.core.models.own import GROUP, find_own
 from fedpath.core.models.registry import is_built_in
 
@@ -37,6 +37,12 @@ def check_order(policy: PolicySection, order: Order, *, site: str, federation: s
         raise refuse(f"stage '{facts.stage.name}' is one of fine-tuning, and no encoder may be fine-tuned here")
     if not isinstance(order, Encode):  # which trains nothing
         _check_model(policy, facts, refuse)
+    if isinstance(order, Describe | Train | Encode):
+        others = sorted(set(order.beside) - {facts.run})
+        if 1 + len(others) > policy.max_parallel_runs:
+            several = f"{len(others)} other runs" if len(others) > 1 else f"run {others[0]}"
+            limit = f"it takes part in {policy.max_parallel_runs} at the same time (policy.max_parallel_runs)"
+            raise refuse(f"run {facts.run} is side by side with {several}; {limit}")
     if isinstance(order, Train) and facts.local.steps is None and order.local_epochs > policy.max_local_epochs:
         raise refuse(f"{order.local_epochs} local epochs exceed its limit of {policy.max_local_epochs}")
 

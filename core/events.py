@@ -7,6 +7,7 @@ killed may leave half a line, which readers pass over.
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ class EventLog:
     def __init__(self, path: Path | None = None, listener: Listener | None = None) -> None:
         self._listener = listener
         self._file = None
+        self._lock = threading.Lock()
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._file = path.open("a", encoding="utf-8", buffering=1)
@@ -46,8 +48,10 @@ class EventLog:
     def emit(self, kind: str, **values: Any) -> None:
         """Record an event now."""
         event = Event(kind, time.time(), values)
-        if self._file is not None:
-            self._file.write(json.dumps({"kind": kind, "at": event.at, **values}) + "\n")
+        line = json.dumps({"kind": kind, "at": event.at, **values}) + "\n"
+        with self._lock:
+            if self._file is not None:
+                self._file.write(line)
         if self._listener is not None:
             self._listener(event)
 

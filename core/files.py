@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,9 +29,7 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
             os.fsync(file.fileno())
         if not private:
             # mkstemp makes private files; what replaces a document should be as readable as a new one.
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o666 & ~umask)
+            temporary.chmod(0o666 & ~_umask())
         temporary.replace(path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
@@ -39,6 +38,21 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
             os.close(folder)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _umask() -> int:
+    """Return the process's umask. Other threads make files meanwhile: where the system says it, it is not touched."""
+    try:
+        status = Path("/proc/self/status").read_text()
+        return int(status.partition("Umask:")[2].split()[0], 8)
+    except (OSError, ValueError, IndexError):  # not Linux
+        with _LOCK:
+            umask = os.umask(0)
+            os.umask(umask)
+            return umask
+
+
+_LOCK = threading.Lock()
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -24,6 +24,10 @@ class Conversation:
         """Return the sites that are connected."""
         return self._server.online()
 
+    def arrivals(self, site: str) -> int:
+        """Return how often a site has connected since this coordinator began."""
+        return self._server.arrivals(site)
+
     def post(self, orders: Mapping[str, Order], arrays: Arrays, ttl_s: float) -> list[Asked]:
         """Send each site its order."""
         written: dict[int, bytes] = {}
@@ -41,7 +45,7 @@ class Conversation:
         """Return the answer of whoever is first, or None when the time is up."""
         deadline = time.monotonic() + timeout_s
         while True:
-            self._server.expect_news()
+            seen = self._server.expect_news()
             for one in sorted(asked, key=lambda one: one.site):
                 received = self._server.receive(Ticket(one.site, one.id))
                 if received is not None:
@@ -49,7 +53,7 @@ class Conversation:
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
-            self._server.wait_for_news(left)
+            self._server.wait_for_news(seen, left)
 
     def drop(self, asked: Asked) -> None:
         """Forget an order."""

@@ -9,7 +9,7 @@ message with one array: the bytes that `fedpath.core.exchange` made.
 import logging
 import os
 import threading
-from base64 import b64encode
+from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,7 +117,8 @@ class FlowerServer:
         self._outstanding: set[str] = set()
         self._answers: dict[str, _Arriving | Lost] = {}
         self._lock = threading.Lock()
-        self._news = threading.Event()
+        self._news, self._heard = threading.Condition(), 0
+        self._arrivals: dict[str, int] = {}
         self._run_id: int | None = None
         self._task_id = 0
         self._stop = threading.Event()
@@ -125,7 +126,7 @@ class FlowerServer:
 
     def __enter__(self) -> Self:
         self._end_earlier_runs()
-        self._listener.start(_Watched(self._app, self._public_keys, self._collect))
+        self._listener.start(_Watched(self._app, self._public_keys, self._collect, self._note_arrival))
         self._open_run()
         self._heart.start()
         return self
@@ -161,16 +162,16 @@ class FlowerServer:
         run_id = TaskIdentity.run_id
         with no_object_id_recompute():
             message.metadata.__dict__["_message_id"] = message.object_id
-            with self._lock:
-                self._outstanding.add(message.object_id)
-            objects = get_all_nested_objects(message)
+            objects, tree = get_all_nested_objects(message), get_object_tree(message)
             session = self._state.start_session(run_id)
-            stored, missing = self._state.store_message_and_object_tree(
-                remove_content_from_message(message), get_object_tree(message), session
-            )
-            if not stored:  # flower.log says why; one site's trouble is not the round's
-                with self._lock:
-                    self._outstanding.discard(message.object_id)
+            # In one: whoever collects answers meanwhile would be told that there is no such message.
+            with self._lock:
+                stored, missing = self._state.store_message_and_object_tree(
+                    remove_content_from_message(message), tree, session
+                )
+                if stored:
+                    self._outstanding.add(message.object_id)
+                else:  # flower.log says why; one site's trouble is not the round's
                     self._answers[message.object_id] = Lost("it could not be asked")
             for object_id in missing:
                 self._state.store_object(run_id, session, object_id, objects[object_id].deflate())
@@ -198,13 +199,29 @@ class FlowerServer:
         self._state.object_store.delete(answer.message_id)
         return _blob(answer.message_id, answer.contents)
 
-    def wait_for_news(self, timeout_s: float) -> None:
-        """Wait until something has arrived since `expect_news`, or the time is up."""
-        self._news.wait(timeout_s)
+    def wait_for_news(self, since: int, timeout_s: float) -> None:
+        """Wait until something has arrived since `expect_news` gave ``since``, or the time is up."""
+        with self._news:
+            self._news.wait_for(lambda: self._heard != since, timeout_s)
 
-    def expect_news(self) -> None:
-        """Call this before looking whether answers are there: what arrives from now on is news."""
-        self._news.clear()
+    def expect_news(self) -> int:
+        """Call this before looking whether answers are there: what arrives from now on is news.
+
+        Returns:
+            What to give to `wait_for_news`; several runs may wait at the same time.
+        """
+        with self._news:
+            return self._heard
+
+    def arrivals(self, site: str) -> int:
+        """Return how often a site has connected since this coordinator began."""
+        return self._arrivals.get(site, 0)
+
+    def _note_arrival(self, public: bytes) -> None:
+        """Count a site that has connected; ``public`` is its key as in the request's header."""
+        node = self._state.get_node_id_by_public_key(b64decode(public))
+        if node is not None and (site := self._sites.get(node)) is not None:
+            self._arrivals[site] = self._arrivals.get(site, 0) + 1
 
     def drop(self, ticket: Ticket) -> None:
         """Forget a message: whether or not it was fetched, an answer to it is no longer wanted."""
@@ -228,7 +245,9 @@ class FlowerServer:
                     self._outstanding.remove(asked)
                     self._answers[asked] = self._envelope(reply)
             self._state.delete_messages(message_ins_ids={reply.metadata.reply_to_message_id for reply in replies})
-        self._news.set()
+        with self._news:
+            self._heard += 1
+            self._news.notify_all()
 
     def _envelope(self, reply: Message) -> _Arriving | Lost:
         if reply.has_error():
@@ -295,23 +314,32 @@ class _Watched:
     Only the sites of federation.toml pass: a key that was registered once, for a site that is no longer listed or has a
     new kit, is still in Flower's state. (Flower verifies the signatures.) Whoever is kept out learns why, also where
     Flower refuses a site that is connected already. And ``arrived`` is called after every upload, before the site is
-    told that the upload is done.
+    told that the upload is done; ``joined`` with its key when a site has connected.
     """
 
-    def __init__(self, app: App, keys: Iterable[ec.EllipticCurvePublicKey], arrived: Callable[[], None]) -> None:
-        self._app, self._arrived = app, arrived
+    def __init__(
+        self,
+        app: App,
+        keys: Iterable[ec.EllipticCurvePublicKey],
+        arrived: Callable[[], None],
+        joined: Callable[[bytes], None],
+    ) -> None:
+        self._app, self._arrived, self._joined = app, arrived, joined
         self._keys = frozenset(b64encode(public_key_to_bytes(key)) for key in keys)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or answer it here."""
         path = scope["path"] if scope["type"] == "http" else ""
-        if path.startswith("/v1/fleet/") and dict(scope["headers"]).get(_KEY_HEADER) not in self._keys:
+        key = dict(scope["headers"]).get(_KEY_HEADER) if path.startswith("/v1/fleet/") else None
+        if path.startswith("/v1/fleet/") and key not in self._keys:
             return await answer(send, 401, [(_REASON, b"unregistered")])
 
         async def watched(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 if path == _ACTIVATE and message["status"] == _PRECONDITION_FAILED:
                     message["headers"].append((_REASON, b"connected"))
+                elif path == _ACTIVATE and message["status"] == 200 and key is not None:
+                    await run_in_threadpool(self._joined, key)
                 elif path in _UPLOADS:
                     await run_in_threadpool(self._arrived)
             await send(message)

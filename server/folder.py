@@ -72,8 +72,8 @@ class Closing(Section):
 
 
 def settings_of_run(config: FederationConfig) -> dict[str, Any]:
-    """Return the settings that a run keeps, as JSON: all but the paths of the coordinator's machine."""
-    return config.model_dump(mode="json", exclude={"server": {"credentials"}, "encoder": True})
+    """Return the settings that a run keeps, as JSON: all but what is the coordinator's own: paths, its database."""
+    return config.model_dump(mode="json", exclude={"server": {"credentials", "registry", "parallel"}, "encoder": True})
 
 
 @dataclass(frozen=True, slots=True)

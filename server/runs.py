@@ -13,6 +13,7 @@ from fedpath.core.config import FederationConfig
 from fedpath.core.errors import ConfigError
 from fedpath.core.files import write_json
 from fedpath.server.folder import RUN_FILE, SUMMARY_FILE, settings_of_run
+from fedpath.server.registry.record import read_record
 
 RUNS_FOLDER = "runs"
 _FREE = ("server.", "deadline.")
@@ -57,10 +58,15 @@ def open_run(config: FederationConfig, state: Path, *, new: bool) -> OpenRun:
 
 
 def _unfinished(state: Path) -> Path | None:
-    """Return the folder of the latest run, unless that is finished."""
-    runs = [path for path in (state / RUNS_FOLDER).glob("*") if (path / RUN_FILE).is_file()]
+    """Return the folder of the latest run, unless that is finished. Those in the queue are `fedpath server serve`'s."""
+    runs = [path for path in (state / RUNS_FOLDER).glob("*") if (path / RUN_FILE).is_file() and not _is_queued(path)]
     latest = max(runs, key=_when, default=None)
     return None if latest is None or (latest / SUMMARY_FILE).is_file() else latest
+
+
+def _is_queued(folder: Path) -> bool:
+    record = read_record(folder)
+    return record is not None and record.state == "queued"
 
 
 def _when(path: Path) -> tuple[str, int]:
@@ -77,7 +83,7 @@ def _changes(path: Path, config: FederationConfig) -> list[str]:
         )
     except (ValidationError, ValueError, KeyError):
         return ["it began with another version of fedpath"]
-    before, now = dict(_flat(began)), dict(_flat(settings_of_run(config)))
+    before, now = dict(flat(began)), dict(flat(settings_of_run(config)))
     return [
         f"{key} was {before.get(key)!r}, is {now.get(key)!r}"
         for key in [*before, *(key for key in now if key not in before)]
@@ -85,15 +91,15 @@ def _changes(path: Path, config: FederationConfig) -> list[str]:
     ]
 
 
-def _flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+def flat(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     """Return the keys of nested tables with their values, written as in the file; stages are counted from 1."""
     match value:
         case dict():
             for name, inner in value.items():
-                yield from _flat(inner, f"{key}.{name}" if key else name)
+                yield from flat(inner, f"{key}.{name}" if key else name)
         case [dict(), *_]:
             for place, inner in enumerate(value, 1):
-                yield from _flat(inner, f"{key} {place}")
+                yield from flat(inner, f"{key} {place}")
         case _:
             yield key, value
 

@@ -1,4 +1,4 @@
-"""`fedpath server start`: credentials, listener, Flower, one run, records."""
+"""`fedpath server start`: credentials, listener, Flower, one run, records, and its row in the registry."""
 
 import threading
 from pathlib import Path
@@ -6,18 +6,21 @@ from typing import Any
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.events import EventLog
-from fedpath.core.training.alone import initial_model
+from fedpath.server.attendance import Attendance
 from fedpath.server.conversation import Conversation
+from fedpath.server.execute import execute
 from fedpath.server.flower import FlowerServer
-from fedpath.server.folder import RunFolder
 from fedpath.server.listener import Listener
-from fedpath.server.pipeline import Pipeline
 from fedpath.server.provision import load_server_credentials
-from fedpath.server.rounds import FederatedRun
-from fedpath.server.runs import open_run
+from fedpath.server.registry.database import point_to
+from fedpath.server.registry.follow import EVENTS_FILE, Follower, Following, events_of
+from fedpath.server.registry.index import index_folders, new_row
+from fedpath.server.registry.registry import Registry
+from fedpath.server.registry.tables import Run
+from fedpath.server.runs import RUNS_FOLDER, OpenRun, open_run
 from fedpath.server.stages import check_models
 
-EVENTS_FILE = "events.jsonl"
+__all__ = ["EVENTS_FILE", "start"]
 
 
 def start(
@@ -33,8 +36,8 @@ def start(
         new: begin a new run even if the last one is not finished.
 
     Raises:
-        ConfigError: credentials, port, model, encoder or folder do not allow a start, or federation.toml is not that
-            of the run that is not finished.
+        ConfigError: credentials, port, model, encoder, registry or folder do not allow a start, or federation.toml is
+            not that of the run that is not finished.
         FederationError: the run could not go on.
     """
     # First: an unknown model or option, or a wrong encoder, is found before any hospital is asked to wait.
@@ -44,23 +47,42 @@ def start(
     # The port is one coordinator's: no other one goes on with the same run at the same time.
     listener = Listener(host=host, port=int(port), certificate=credentials.certificate, key=credentials.key)
     run = open_run(config, state, new=new)
+    registry = open_registry(config, state, events)
     with FlowerServer(database=state / "flower.db", public_keys=credentials.public_keys, listener=listener) as server:
         address = f"{host}:{listener.port}"
         events.emit("listening", address=address, run=run.name, sites=config.federation.sites, goes_on=run.begun)
         talk = Conversation(server)
-        if config.stage:
-            summary = Pipeline(config, run.name, talk, run.folder, events, stop).execute()
-        else:
-            folder = RunFolder(run.folder, config)
-            summary = (
-                FederatedRun(config, run.name, initial_model(config), talk, folder, events, stop).execute().summary
-            )
-        _let_sites_leave(server, stop)
+        attendance = Attendance(talk)
+        follower = Follower(registry, _row(registry, config, run), run.folder, events, stop)
+        with Following(follower):
+            line, log = attendance.line(run.name), events_of(follower, events)
+            summary = execute(config, run.name, run.folder, line, log, stop)
+        let_sites_leave(talk, attendance, stop)
     return run.folder, summary
 
 
-def _let_sites_leave(server: FlowerServer, stop: threading.Event) -> None:
-    """Give the sites' agents a moment to close their connections, so that they end without an error."""
+def open_registry(config: FederationConfig, state: Path, events: EventLog) -> Registry:
+    """Open the coordinator's registry and take in what it does not know of the runs that are there."""
+    url = config.server.registry
+    registry = Registry.open(state, None if url is None else url.get_secret_value(), make=True)
+    if registry.upgraded_from is not None:
+        events.emit("registry_upgraded", where=registry.where, version=registry.upgraded_from)
+    point_to(registry.url, state)
+    for trouble in index_folders(registry, state / RUNS_FOLDER):
+        events.emit("not_indexed", reason=trouble)
+    return registry
+
+
+def _row(registry: Registry, config: FederationConfig, run: OpenRun) -> Run:
+    row = registry.get(config.federation.name, run.name)
+    if row is None:
+        row = new_row(config, run.name, folder=run.folder)
+        registry.add(row)
+    return row
+
+
+def let_sites_leave(talk: Conversation, attendance: Attendance, stop: threading.Event) -> None:
+    """Give the agents that do not stay a moment to close their connections, so that they end without an error."""
     for _ in range(50):
-        if not server.online() or stop.wait(0.1):
+        if all(attendance.stays(site) for site in talk.online()) or stop.wait(0.1):
             return

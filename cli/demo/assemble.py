@@ -107,6 +107,7 @@ def _rounds(manifests: list[RoundManifest], summary: dict[str, Any]) -> tuple[re
                     seconds=part.training_s or 0.0,
                     bytes_sent=part.received_bytes,
                     bytes_received=part.sent_bytes,
+                    patients=max(part.patients.values(), default=None),
                 )
             )
         rounds.append(
@@ -119,9 +120,15 @@ def _rounds(manifests: list[RoundManifest], summary: dict[str, Any]) -> tuple[re
                 refused=tuple(
                     report.Refusal(site, part.reason)
                     for site, part in manifest.sites.items()
-                    if part.outcome != "answered"
+                    if part.outcome == "refused"
                 ),
                 seconds=manifest.seconds,
+                late=tuple(
+                    report.Refusal(site, part.reason)
+                    for site, part in manifest.sites.items()
+                    if part.outcome in ("late", "lost")
+                ),
+                patients=max(manifest.patients.values(), default=None),
             )
         )
     return tuple(rounds)

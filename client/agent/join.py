@@ -1,8 +1,10 @@
 """`fedpath client join`: connect, carry out orders until the run is over, write down what leaves."""
 
+import math
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ from fedpath.core.exchange.wire import Arrays
 # Asked often while something is likely to come, seldom while the other sites are training.
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S, _GROWTH = 0.02, 0.5, 1.2
 
+_PATIENCE_S = 300.0
+"""How long a coordinator that has gone away is tried again."""
 _DESCRIPTION = "how features were made, counts of patients and slides"
 
 
@@ -49,16 +53,23 @@ class Outcome:
 
 
 def join(
-    config: SiteConfig, kit_folder: Path, events: EventLog, stop: threading.Event, *, wait_s: float = 0.0
+    config: SiteConfig,
+    kit_folder: Path,
+    events: EventLog,
+    stop: threading.Event,
+    *,
+    wait_s: float = 0.0,
+    stay: bool = False,
 ) -> Outcome:
-    """Take part in one run of the federation.
+    """Take part in one run of the federation, or, with ``stay``, in all that come.
 
     Args:
         config: site.toml.
         kit_folder: the kit of this site.
         events: where progress is reported.
         stop: set it to leave; the order in hand is finished first.
-        wait_s: how long to wait for a coordinator that cannot be reached yet.
+        wait_s: how long to wait for a coordinator that cannot be reached yet; with ``stay``, as long as it takes.
+        stay: stay when a run is over or has sent this site away, also while the coordinator is away.
 
     Raises:
         ConfigError: kit and site.toml do not belong together.
@@ -69,16 +80,18 @@ def join(
     kit = load_kit(kit_folder)
     _check_identity(config, kit, kit_folder)
     audit = AuditLog(config.state / AUDIT_FILE)
-    worker = Worker(config, federation=kit.federation, events=events)
+    worker = Worker(config, federation=kit.federation, events=events, stays=stay)
+    site = _Site(worker, audit, kit.address, events, stay=stay)
+    patience_s = math.inf if stay else _PATIENCE_S
     wait_for_coordinator(
         kit.address,
         kit.authority,
-        wait_s=wait_s,
+        wait_s=math.inf if stay else wait_s,
         stop=stop,
-        waiting=lambda reason: events.emit("waiting", reason=reason, wait_s=wait_s),
+        waiting=lambda reason: events.emit("waiting", reason=reason, wait_s=None if stay else wait_s),
     )
-    site = _Site(worker, audit, kit.address, events)
-    with FleetConnection(kit, stop=stop, away=lambda reason: _tell_away(events, reason)) as connection:
+    away = partial(_tell_away, events)
+    with FleetConnection(kit, stop=stop, away=away, patience_s=patience_s) as connection:
         events.emit("joined", federation=kit.federation, address=kit.address)
         site.serve(connection, stop)
     if not (site.outcome.finished or site.outcome.refused):
@@ -94,17 +107,21 @@ def _tell_away(events: EventLog, reason: str | None) -> None:
 
 
 class _Site:
-    """The loop of one run: fetch an order, carry it out, answer."""
+    """The loop of one run, or of all: fetch an order, carry it out, answer."""
 
-    def __init__(self, worker: Worker, audit: AuditLog, address: str, events: EventLog) -> None:
-        self._audit, self._address, self._events = audit, address, events
+    def __init__(self, worker: Worker, audit: AuditLog, address: str, events: EventLog, *, stay: bool) -> None:
+        self._audit, self._address, self._events, self._stay = audit, address, events, stay
         self._app: ClientApp = build_client_app(worker.carry_out, self._note_departure)
         self._order: Order | None = None
         self._leaving: dict[str, Any] = {}
         self.outcome = Outcome()
 
     def serve(self, connection: FleetConnection, stop: threading.Event) -> None:
-        """Answer orders until the coordinator says the run is over, refuses this site, or ``stop`` is set."""
+        """Answer orders until the coordinator says the run is over, refuses this site, or ``stop`` is set.
+
+        A site that stays goes on in the first two cases, and when it could not do what was asked: that is one run's
+        matter, and said here.
+        """
         wait = _SHORTEST_WAIT_S
         while not (stop.is_set() or self.outcome.finished or self.outcome.refused):
             try:
@@ -125,9 +142,14 @@ class _Site:
             reply = self._app(message, context)
         except FedpathError as error:
             self._send(connection, self._refusal(message, error), started)
-            raise
+            if not self._stay:
+                raise
+            self._events.emit("order_failed", error=error.message, remedy=error.remedy)
+            return
         self._send(connection, reply, started)
         match self._order:
+            case _ if self._stay:
+                pass
             case Finish(more=False):
                 self.outcome.finished = True
             case Refuse(reason=reason):

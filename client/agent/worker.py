@@ -60,12 +60,13 @@ class Worker:
         config: site.toml.
         federation: the federation the kit is for.
         events: where progress is reported; it stays at the site.
+        stays: whether this hospital stays for later runs.
     """
 
-    def __init__(self, config: SiteConfig, *, federation: str, events: EventLog) -> None:
-        self._config, self._federation, self._events = config, federation, events
+    def __init__(self, config: SiteConfig, *, federation: str, events: EventLog, stays: bool = False) -> None:
+        self._config, self._federation, self._events, self._stays = config, federation, events, stays
         self._data = SiteData(config)
-        self._doing: tuple[RunFacts, Work] | None = None
+        self._doing: dict[str, tuple[RunFacts, Work]] = {}
         self._fields: str | None = None
         self._device = choose_device(config.compute.device)
         self._precision = choose_precision(config.compute.precision, self._device)
@@ -97,7 +98,7 @@ class Worker:
                 return self._finish(order, arrays), {}
             case Refuse():
                 self._events.emit("refused", reason=order.reason)
-                return Receipt(), {}
+                return Receipt(stays=self._stays), {}
 
     def _describe(self, facts: RunFacts) -> Description:
         work = self._work(facts)
@@ -108,17 +109,22 @@ class Worker:
                 remedy='set compute.engine = "torch" in site.toml, or local.method = "plain" in federation.toml',
             )
         work.check()
-        return describe(facts, StageFolders(self._config, facts), self._data, self._events)
+        described = describe(facts, StageFolders(self._config, facts), self._data, self._events)
+        limit = self._config.policy.max_parallel_runs
+        return described.model_copy(update={"max_parallel_runs": limit})
 
     def _check_fields(self, facts: RunFacts) -> None:
-        """Refuse other clinical fields than the first order had: two sets of sums could tell a patient's value."""
+        """Refuse other clinical fields than the first order had: two sets of sums could tell a patient's value.
+
+        For as long as this agent runs, over all runs: between two of them nobody here is asked.
+        """
         if facts.clinical is None:
             return
         self._fields = self._fields or in_order(facts.clinical)
         if self._fields != in_order(facts.clinical):
             raise RefusedError(
-                f"site {self._config.site.name} refuses: the clinical fields have changed during the run",
-                remedy="start a new run after changing [clinical] in federation.toml",
+                f"site {self._config.site.name} refuses: the clinical fields have changed since it joined",
+                remedy="agree on them; it takes part when it joins anew",
             )
 
     def _train(self, order: Train, arrays: Arrays) -> tuple[Update, Arrays]:
@@ -250,7 +256,7 @@ class Worker:
         kept = work.keep(self._filled(work, order, arrays), order.best_round)
         stage = None if order.facts.stage is None else order.facts.stage.name
         self._events.emit("finished", model=str(kept), best_round=order.best_round, stage=stage, more=order.more)
-        return Receipt()
+        return Receipt(stays=self._stays)
 
     def _filled(self, work: Work, order: Evaluate | Finish, arrays: Arrays) -> BagModel:
         """Build a stage's model and fill it with the arrays that came, and with what stays here."""
@@ -270,9 +276,14 @@ class Worker:
 
     def _work(self, facts: RunFacts) -> Work:
         """Return what the stage of an order trains."""
-        if self._doing is None or self._doing[0] != facts:
-            self._doing = (facts, self._new_work(facts, StageFolders(self._config, facts)))
-        return self._doing[1]
+        facts_and_work = self._doing.pop(facts.run, None)
+        if facts_and_work is None or facts_and_work[0] != facts:
+            del facts_and_work  # before there is another one: both may be large
+            while len(self._doing) >= self._config.policy.max_parallel_runs:
+                del self._doing[next(iter(self._doing))]
+            facts_and_work = facts, self._new_work(facts, StageFolders(self._config, facts))
+        self._doing[facts.run] = facts_and_work  # last: the one that was longest ago is first
+        return facts_and_work[1]
 
     def _new_work(self, facts: RunFacts, folders: StageFolders) -> Work:
         match None if facts.stage is None else facts.stage.kind:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, field_validator, model_validator
 
 from fedpath.core.config.clinical import ClinicalSchema
 from fedpath.core.config.federated import (
@@ -55,6 +55,10 @@ class ServerSection(Section):
     """Once `min_sites` are there, wait this much longer for the others: a run starts with those it has."""
     round_timeout_s: Annotated[float, Field(gt=0)] = 3600.0
     """The longest a round lasts; rounds after the first have a deadline of their own: `[deadline]`."""
+    registry: SecretStr | None = None
+    """URL of the database of runs; a SQLite file in the coordinator's folder by default. It may hold a password."""
+    parallel: Annotated[int, Field(ge=1)] = 1
+    """Runs that `fedpath server serve` serves side by side, at most."""
 
 
 def _no_label_twice(labels: list[str]) -> list[str]:

@@ -100,6 +100,8 @@ class PolicySection(Section):
     max_local_epochs: Annotated[int, Field(ge=1)] = 50
     fine_tune: bool = True
     """Whether encoders may be fine-tuned here: pixels of the slides are read for it, and stay."""
+    max_parallel_runs: Annotated[int, Field(ge=1)] = 1
+    """Runs of the federation that this hospital takes part in at the same time; orders of further ones are refused."""
     min_patients: Annotated[int, Field(ge=1)] = 1
     """Statistics over fewer patients than this are not reported."""
 

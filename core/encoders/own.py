@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from fedpath.core.encoders.base import Hidden, PatchEncoder
 from fedpath.core.encoders.row import EncoderInfo, Row
 from fedpath.core.errors import ConfigError
+from fedpath.core.models.randomness import DRAWS
 
 GROUP = "fedpath.encoders"
 """Group of the entry points."""
@@ -150,7 +151,7 @@ def _built(own: OwnEncoder) -> tuple[PatchEncoder, nn.Module]:
     if not callable(target):
         raise own.fault("is no class", "let the entry point name a subclass of torch.nn.Module")
     # What it draws must be the same wherever it is built: its weights are its identity.
-    with torch.random.fork_rng(devices=[]):
+    with DRAWS, torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         try:
             module: object = target()

@@ -55,11 +55,16 @@ class StageFacts(Section):
     """fine-tune: of the encoder that is tuned, before. encode: of the tuned one."""
 
 
+RunName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
+Beside = Annotated[list[RunName], Field(max_length=100)]
+"""Other runs that the site takes part in while this one goes on: it may allow only so many side by side."""
+
+
 class RunFacts(Section):
     """What holds for the whole run; every order carries it, so a site needs no memory of earlier ones."""
 
     federation: FederationName
-    run: Annotated[str, Field(pattern=r"^[A-Za-z0-9_\-]{1,64}$")]
+    run: RunName
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     labels: Labels
     features: FeaturesSection
@@ -80,6 +85,7 @@ class Describe(Section):
 
     kind: Literal["describe"] = "describe"
     facts: RunFacts
+    beside: Beside = Field(default_factory=list)
 
 
 class Train(Section):
@@ -87,6 +93,7 @@ class Train(Section):
 
     kind: Literal["train"] = "train"
     facts: RunFacts
+    beside: Beside = Field(default_factory=list)
     round: Annotated[int, Field(ge=1)]
     rounds: Annotated[int, Field(ge=1)]
     base: Sha256
@@ -134,6 +141,7 @@ class Encode(Section):
 
     kind: Literal["encode"] = "encode"
     facts: RunFacts
+    beside: Beside = Field(default_factory=list)
 
 
 class Finish(Section):
@@ -180,6 +188,8 @@ class Description(Section):
     """By split; None where they are fewer than the site's policy lets it report."""
     slides: dict[Literal["train", "validation", "test"], Count | None]
     version: Annotated[str, Field(max_length=100)]
+    max_parallel_runs: Annotated[int, Field(ge=1, le=1000)] = 1
+    """Runs that it takes part in at the same time, by its policy."""
     clinical: ClinicalStatistics | None = None
     """Sums over the training patients with clinical data; None where they are fewer than the site's policy lets it
     report, where there are none, and where the order names no fields."""
@@ -224,6 +234,8 @@ class Receipt(Section):
     """A site's answer to `Finish` and `Refuse`."""
 
     kind: Literal["receipt"] = "receipt"
+    stays: bool = False
+    """Whether it stays connected, for later runs."""
 
 
 class Refusal(Section):

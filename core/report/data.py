@@ -111,6 +111,8 @@ class SiteRound:
     bytes_sent: int
     """From the hospital to the coordinator."""
     bytes_received: int
+    patients: int | None = None
+    """Whose slides trained its update; the most of any parameter group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,10 @@ class Round:
     answered: tuple[str, ...]
     refused: tuple[Refusal, ...] = ()
     seconds: float | None = None
+    late: tuple[Refusal, ...] = ()
+    """Hospitals that were asked and had not answered when the round ended, or had gone away, with the reason."""
+    patients: int | None = None
+    """Patients that counted; the most of any parameter group."""
 
     def of(self, site: str) -> SiteRound | None:
         """Return what ``site`` did in this round; None when it did not answer."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from fedpath.core.report import figures, palette, progress, wording
 from fedpath.core.report.canvas import Picture
-from fedpath.core.report.data import Heatmap, ReportData, display_name
+from fedpath.core.report.data import Heatmap, ReportData, Round, display_name
 
 _FOLDER = files("fedpath.core.report")
 
@@ -58,7 +58,7 @@ def _shown(data: ReportData) -> dict[str, Any]:
         "colours": {site: f"--site-{index % len(palette.SITES)}" for index, site in enumerate(data.sites)},
         "participation": participation(data),
         "incomplete": [
-            (round_, [site for site in round_.asked if site not in round_.answered])
+            (round_, _silent(round_))
             for round_ in data.rounds
             if round_.refused or set(round_.asked) - set(round_.answered)
         ],
@@ -67,6 +67,12 @@ def _shown(data: ReportData) -> dict[str, Any]:
         },
         "facts": _facts(data),
     }
+
+
+def _silent(round_: Round) -> list[str]:
+    """Return the hospitals of which nothing is known but that they did not answer."""
+    told = {*round_.answered, *(refusal.site for refusal in (*round_.refused, *round_.late))}
+    return [site for site in round_.asked if site not in told]
 
 
 def _drawn(*pictures: Picture | None) -> list[Picture]:

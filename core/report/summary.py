@@ -21,8 +21,9 @@ def summary(data: ReportData) -> dict[str, Any]:
         models.<name>.{kind, site, test_auc: {value, low, high} | None, test_slides, per_hospital.<site>: AUC | None}
         mean_of_local, pooled, federated, federated_minus_mean_of_local, pooled_minus_federated
         best_round
-        rounds[].{round, validation_auc, asked, answered, refused: [{site, reason}], seconds,
-            sites.<site>.{validation_auc, validation_loss, training_loss, seconds, bytes_sent, bytes_received}}
+        rounds[].{round, validation_auc, asked, answered, refused: [{site, reason}], late: [{site, reason}], patients,
+            seconds, sites.<site>.{validation_auc, validation_loss, training_loss, patients, seconds, bytes_sent,
+            bytes_received}}
         what_left.<site>.{bytes, messages: [{kind, count, bytes, content}], audit: {entries, intact, head}}
         heatmaps[].{site, slide_id, label, probability}
         durations_s.<what>, files.<what>
@@ -88,12 +89,15 @@ def summary(data: ReportData) -> dict[str, Any]:
                 "asked": list(round_.asked),
                 "answered": list(round_.answered),
                 "refused": [{"site": refusal.site, "reason": refusal.reason} for refusal in round_.refused],
+                "late": [{"site": late.site, "reason": late.reason} for late in round_.late],
+                "patients": round_.patients,
                 "seconds": round_.seconds,
                 "sites": {
                     entry.site: {
                         "validation_auc": entry.validation_auc,
                         "validation_loss": entry.validation_loss,
                         "training_loss": entry.training_loss,
+                        "patients": entry.patients,
                         "seconds": entry.seconds,
                         "bytes_sent": entry.bytes_sent,
                         "bytes_received": entry.bytes_received,

@@ -50,6 +50,16 @@ def train(local_epochs: int = 1, **changes: str | None) -> Train:
     )
 
 
+@pytest.mark.parametrize(("limit", "beside", "allowed"), [(1, [], True), (1, ["r2"], False), (2, ["r2"], True)])
+def test_runs_side_by_side(limit: int, beside: list[str], allowed: bool) -> None:
+    policy, order = PolicySection(max_parallel_runs=limit), Describe(facts=facts(), beside=beside)
+    if allowed:
+        check_order(policy, order, site="A", federation="lung")
+        return
+    with pytest.raises(RefusedError, match=r"run r1 is side by side with run r2; it takes part in 1 at the same time"):
+        check_order(policy, order, site="A", federation="lung")
+
+
 def all_orders(**changes: str | None) -> list[Order]:
     run = facts(**changes)
     return [

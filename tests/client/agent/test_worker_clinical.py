@@ -258,7 +258,7 @@ def test_the_fields_stay_those_of_the_first_order(cohort: Path, tmp_path: Path) 
     narrower = age.model_copy(update={"maximum": 69.0})
     for fields in ({"age": narrower, "er": er}, {"age": age}, {"er": er, "age": age}):
         facts = FACTS.model_copy(update={"clinical": ClinicalSchema(fields=fields), "run": "r2"})
-        with pytest.raises(RefusedError, match="site A refuses: the clinical fields have changed during the run"):
+        with pytest.raises(RefusedError, match="site A refuses: the clinical fields have changed since it joined"):
             hospital.worker.carry_out(Describe(facts=facts), {})
     assert hospital.describe().clinical is not None
 

@@ -61,6 +61,7 @@ federations = ["lung", "liver"]
 models = ["acmil"]
 own_models = ["my-mil"]
 max_local_epochs = 3
+max_parallel_runs = 2
 fine_tune = false
 min_patients = 5
 """
@@ -132,6 +133,7 @@ def test_every_key_is_read_and_relative_paths_are_the_files(tmp_path: Path) -> N
             "models": ["acmil"],
             "own_models": ["my-mil"],
             "max_local_epochs": 3,
+            "max_parallel_runs": 2,
             "fine_tune": False,
             "min_patients": 5,
         },

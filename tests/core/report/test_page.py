@@ -145,9 +145,13 @@ def test_heatmaps_are_inside_the_page(data):
 
 def test_participation_is_told_as_it_was(data):
     text = Reader(render_report(data)).text
-    assert "All hospitals took part in 8 of 10 rounds." in text
+    assert "All hospitals took part in 7 of 10 rounds." in text
     assert "Round 2: update of C refused, image/attention.weight holds NaN or infinite values" in text
     assert "Round 4: no answer from B" in text
+    assert "Round 3: A did not answer in time, it is not connected" in text
+    third = summary(data)["rounds"][2]
+    assert third["late"] == [{"site": "A", "reason": "it is not connected"}]
+    assert (third["answered"], third["patients"]) == (["B", "C"], 16)
     full = dataclasses.replace(data, rounds=data.rounds[4:])
     assert (
         "All 3 hospitals took part in every one of 6 rounds; no update was refused." in Reader(render_report(full)).text

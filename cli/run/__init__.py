@@ -1,0 +1,1 @@
+"""`fedpath run`: the coordinator's runs, in the queue and on disk."""

@@ -1,0 +1,1 @@
+"""The versions, oldest first. None is changed once it is released."""
