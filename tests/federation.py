@@ -37,11 +37,29 @@ outcome_derived = false
 BD = '[model]\nname = "bd"\noptions = { hidden = 8, prompt = 4, dropout = 0.1 }'
 
 
+_PORTS = range(20_000, 32_000)
+"""Below those that the system deals out by itself: no outgoing connection is in the way between choice and use."""
+_held: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A port that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody uses, and that no other test takes before this process has ended.
+
+    Tests run side by side, and between choosing a port and listening on it others choose too. A name in the kernel that
+    only one process can have marks a port as dealt; it goes when its process ends, however it does.
+    """
+    for port in _PORTS:
+        mark, probe = socket.socket(socket.AF_UNIX), socket.socket()
+        with probe:
+            try:
+                mark.bind(f"\0fedpath-test-port-{port}")
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                mark.close()
+                continue
+        _held.append(mark)
+        return port
+    raise AssertionError("no port is free")
 
 
 def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
