@@ -11,7 +11,7 @@ import os
 import threading
 from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -58,7 +58,7 @@ from fedpath.server.listener import App, Listener, Receive, Scope, Send, answer
 _TASK_HEARTBEAT_S = 20.0
 _ACTIVATE = "/v1/fleet/activate-node"
 _UPLOADS = frozenset({"/v1/fleet/push-messages", "/v1/fleet/push-object"})
-_PRECONDITION_FAILED = 412
+_OK, _PRECONDITION_FAILED = 200, 412
 _REASON = REASON_HEADER.encode()
 _KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.encode()
 
@@ -78,13 +78,16 @@ class Lost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Arriving:
     """An answer whose pieces are being uploaded."""
 
+    site: str
     message_id: str
     object_ids: list[str]
-    contents: dict[str, bytes]
+    contents: dict[str, bytes] = field(default_factory=dict)
+    abandoned: bool = False
+    """The process that uploaded it is dead: what is not here does not come."""
 
     def missing(self) -> list[str]:
         """Return the pieces that are not here yet."""
@@ -108,13 +111,13 @@ class FlowerServer:
         self._app = create_app(_lifespan_config(database), SuperLinkLifespan)
         self._state: LinkState = self._app.state.linkstate_factory.state()
         self._listener = listener
-        self._public_keys = list(public_keys.values())
+        self._public_keys = dict(public_keys)
         self._sites: dict[int, str] = {}
         for site, key in public_keys.items():
             self._sites[self._register(site, key)] = site
         self._nodes = {site: node for node, site in self._sites.items()}
-        # By id of the message sent: those without an answer, and the answers whose envelope has come.
-        self._outstanding: set[str] = set()
+        # By id of the message sent: those without an answer, with the site, and the answers whose envelope has come.
+        self._outstanding: dict[str, str] = {}
         self._answers: dict[str, _Arriving | Lost] = {}
         self._lock = threading.Lock()
         self._news = threading.Event()
@@ -125,7 +128,7 @@ class FlowerServer:
 
     def __enter__(self) -> Self:
         self._end_earlier_runs()
-        self._listener.start(_Watched(self._app, self._public_keys, self._collect))
+        self._listener.start(_Watched(self._app, self._public_keys, self._collect, self._began_anew))
         self._open_run()
         self._heart.start()
         return self
@@ -162,7 +165,7 @@ class FlowerServer:
         with no_object_id_recompute():
             message.metadata.__dict__["_message_id"] = message.object_id
             with self._lock:
-                self._outstanding.add(message.object_id)
+                self._outstanding[message.object_id] = site
             objects = get_all_nested_objects(message)
             session = self._state.start_session(run_id)
             stored, missing = self._state.store_message_and_object_tree(
@@ -170,7 +173,7 @@ class FlowerServer:
             )
             if not stored:  # flower.log says why; one site's trouble is not the round's
                 with self._lock:
-                    self._outstanding.discard(message.object_id)
+                    self._outstanding.pop(message.object_id, None)
                     self._answers[message.object_id] = Lost("it could not be asked")
             for object_id in missing:
                 self._state.store_object(run_id, session, object_id, objects[object_id].deflate())
@@ -186,9 +189,9 @@ class FlowerServer:
         if isinstance(answer, _Arriving):
             for object_id in answer.missing():
                 content = self._state.get_object(TaskIdentity.run_id, object_id)
-                if content == b"":
+                if content == b"" and not answer.abandoned:
                     return None
-                if content is None:  # the state gives an upload up 180 s after its last piece
+                if not content:  # the state gives an upload up 180 s after its last piece
                     answer = Lost("its answer did not arrive whole")
                     break
                 answer.contents[object_id] = content
@@ -209,7 +212,7 @@ class FlowerServer:
     def drop(self, ticket: Ticket) -> None:
         """Forget a message: whether or not it was fetched, an answer to it is no longer wanted."""
         with self._lock:
-            self._outstanding.discard(ticket.message_id)
+            self._outstanding.pop(ticket.message_id, None)
             self._answers.pop(ticket.message_id, None)
         self._state.delete_messages(message_ins_ids={ticket.message_id})
 
@@ -225,12 +228,28 @@ class FlowerServer:
             for reply in replies:
                 asked = reply.metadata.reply_to_message_id
                 if asked in self._outstanding:
-                    self._outstanding.remove(asked)
-                    self._answers[asked] = self._envelope(reply)
+                    site = self._outstanding.pop(asked)
+                    self._answers[asked] = self._envelope(site, reply)
             self._state.delete_messages(message_ins_ids={reply.metadata.reply_to_message_id for reply in replies})
         self._news.set()
 
-    def _envelope(self, reply: Message) -> _Arriving | Lost:
+    def _began_anew(self, site: str) -> None:
+        """Take note that a site's agent has just connected: what another process of it was asked, nobody answers.
+
+        Before the new agent hears that it is connected, so it cannot have fetched an order yet.
+        """
+        with self._lock:
+            unanswered = {message_id for message_id, of in self._outstanding.items() if of == site}
+            for message_id in unanswered:
+                del self._outstanding[message_id]
+                self._answers[message_id] = Lost("its agent was started again")
+            self._state.delete_messages(message_ins_ids=unanswered)
+            for arriving in self._answers.values():
+                if isinstance(arriving, _Arriving) and arriving.site == site:
+                    arriving.abandoned = True
+        self._news.set()
+
+    def _envelope(self, site: str, reply: Message) -> _Arriving | Lost:
         if reply.has_error():
             gone = reply.error.code == ErrorCode.NODE_UNAVAILABLE
             return Lost("it is not connected" if gone else f"Flower: {reply.error.reason}")
@@ -239,7 +258,7 @@ class FlowerServer:
             tree = self._state.object_store.get_object_tree(message_id)
         except NoObjectInStoreError:
             return Lost("its answer did not arrive whole")
-        return _Arriving(message_id, [node.object_id for node in iterate_object_tree(tree)], {})
+        return _Arriving(site, message_id, [node.object_id for node in iterate_object_tree(tree)])
 
     def _register(self, site: str, key: ec.EllipticCurvePublicKey) -> int:
         """Return the node id of a site's key, registering it where the state does not know it yet."""
@@ -294,24 +313,33 @@ class _Watched:
 
     Only the sites of federation.toml pass: a key that was registered once, for a site that is no longer listed or has a
     new kit, is still in Flower's state. (Flower verifies the signatures.) Whoever is kept out learns why, also where
-    Flower refuses a site that is connected already. And ``arrived`` is called after every upload, before the site is
-    told that the upload is done.
+    Flower refuses a site that is connected already. ``arrived`` is called after every upload, before the site is
+    told that the upload is done; ``joined`` when a site's agent has connected, before it is told.
     """
 
-    def __init__(self, app: App, keys: Iterable[ec.EllipticCurvePublicKey], arrived: Callable[[], None]) -> None:
-        self._app, self._arrived = app, arrived
-        self._keys = frozenset(b64encode(public_key_to_bytes(key)) for key in keys)
+    def __init__(
+        self,
+        app: App,
+        keys: Mapping[str, ec.EllipticCurvePublicKey],
+        arrived: Callable[[], None],
+        joined: Callable[[str], None],
+    ) -> None:
+        self._app, self._arrived, self._joined = app, arrived, joined
+        self._sites = {b64encode(public_key_to_bytes(key)): site for site, key in keys.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or answer it here."""
         path = scope["path"] if scope["type"] == "http" else ""
-        if path.startswith("/v1/fleet/") and dict(scope["headers"]).get(_KEY_HEADER) not in self._keys:
+        site = self._sites.get(dict(scope["headers"]).get(_KEY_HEADER, b"")) if path else None
+        if path.startswith("/v1/fleet/") and site is None:
             return await answer(send, 401, [(_REASON, b"unregistered")])
 
         async def watched(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 if path == _ACTIVATE and message["status"] == _PRECONDITION_FAILED:
                     message["headers"].append((_REASON, b"connected"))
+                elif path == _ACTIVATE and message["status"] == _OK and site is not None:
+                    await run_in_threadpool(self._joined, site)
                 elif path in _UPLOADS:
                     await run_in_threadpool(self._arrived)
             await send(message)

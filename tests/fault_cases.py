@@ -84,17 +84,6 @@ main()
 
 
 @dataclass(frozen=True, slots=True)
-class Case:
-    """One line of the table."""
-
-    fault: str
-    state: str
-    recovered_s: float
-    """From the fault to the end of the round that it struck."""
-    result: str
-
-
-@dataclass(frozen=True, slots=True)
 class Whole:
     """What a run ended with."""
 
@@ -155,17 +144,6 @@ def recovered_after(federation: Federation, since: float) -> float:
     """Wait until round 2 is done; return the seconds since a fault."""
     wait_until(round_done(federation), "round 2 is done", DEADLINE_S)
     return time.monotonic() - since
-
-
-def print_table(cases: Sequence[Case], write: Callable[[str], None]) -> None:
-    """Print the faults, and what became of the run."""
-    if not cases:
-        return
-    rows = [("fault", "state", "recovered", "result")]
-    rows += [(case.fault, case.state, f"{case.recovered_s:.1f} s", case.result) for case in cases]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _state(path: Path) -> dict[str, bytes]:

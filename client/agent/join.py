@@ -3,6 +3,7 @@
 import threading
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from fedpath.client.agent.app import build_client_app, order_in, reply_to
 from fedpath.client.agent.flower import FleetConnection, RunOverError
 from fedpath.client.agent.kit import Kit, load_kit
 from fedpath.client.agent.preflight import wait_for_coordinator
+from fedpath.client.agent.presence import Presence, presence
 from fedpath.client.agent.worker import Worker
 from fedpath.client.audit import AUDIT_FILE, AuditLog
 from fedpath.core.clinical.standard import ClinicalStatistics
@@ -60,13 +62,21 @@ def join(
         wait_s: how long to wait for a coordinator that cannot be reached yet.
 
     Raises:
-        ConfigError: kit and site.toml do not belong together.
+        ConfigError: kit and site.toml do not belong together, or another agent works in this site's folder.
         ConnectionFailedError: the coordinator cannot be reached or does not accept this site.
         StoppedError: ``stop`` was set.
         FedpathError: this site could not do what was asked; the coordinator has been told without details.
     """
     kit = load_kit(kit_folder)
     _check_identity(config, kit, kit_folder)
+    with presence(config.state, stop) as present:
+        return _join(config, kit, present, events, stop, wait_s)
+
+
+def _join(
+    config: SiteConfig, kit: Kit, present: Presence, events: EventLog, stop: threading.Event, wait_s: float
+) -> Outcome:
+    """Take part, as the only agent of this site."""
     audit = AuditLog(config.state / AUDIT_FILE)
     worker = Worker(config, federation=kit.federation, events=events)
     wait_for_coordinator(
@@ -77,7 +87,8 @@ def join(
         waiting=lambda reason: events.emit("waiting", reason=reason, wait_s=wait_s),
     )
     site = _Site(worker, audit, kit.address, events)
-    with FleetConnection(kit, stop=stop, away=lambda reason: _tell_away(events, reason)) as connection:
+    away = partial(_tell_away, events)
+    with FleetConnection(kit, stop=stop, away=away, presence=present) as connection:
         events.emit("joined", federation=kit.federation, address=kit.address)
         site.serve(connection, stop)
     if not (site.outcome.finished or site.outcome.refused):

@@ -12,13 +12,13 @@ from fault_cases import (
     DEADLINE_S,
     KILLED_AGENT,
     KILLED_COORDINATOR,
-    Case,
     Whole,
     finish,
     killed,
     recovered_after,
     round_done,
 )
+from fault_table import Case, Note
 from federation import Federation, wait_until
 
 pytestmark = pytest.mark.faults
@@ -38,7 +38,7 @@ short = pytest.mark.system
         "finished",
     ],
 )
-def test_the_coordinator_is_killed(federation: Federation, whole: Whole, cases: list[Case], state: str) -> None:
+def test_the_coordinator_is_killed(federation: Federation, whole: Whole, note: Note, state: str) -> None:
     script = KILLED_COORDINATOR.replace("{state!r}", repr(state))
     federation.start_script(
         "server", script, ["server", "start", "--config", federation.toml, "--dir", federation.state]
@@ -50,11 +50,11 @@ def test_the_coordinator_is_killed(federation: Federation, whole: Whole, cases: 
     # Of the goodbye some sites may have heard already: those have left.
     result = finish(federation, whole, ["again", *federation.sites])
     assert "which goes on" in federation.output("again")
-    cases.append(Case("kill -9 of the coordinator", state, seconds, result))
+    note(Case("kill -9 of the coordinator", state, seconds, result))
 
 
 @pytest.mark.parametrize("state", [pytest.param("asked", marks=short), "trained", "answered"])
-def test_an_agent_is_killed(federation: Federation, whole: Whole, cases: list[Case], state: str) -> None:
+def test_an_agent_is_killed(federation: Federation, whole: Whole, note: Note, state: str) -> None:
     federation.start_server()
     federation.start_sites("A", "C")
     federation.start_script("B", KILLED_AGENT.replace("{state!r}", repr(state)), federation.join_arguments("B"))
@@ -62,10 +62,10 @@ def test_an_agent_is_killed(federation: Federation, whole: Whole, cases: list[Ca
     federation.start("B-again", federation.join_arguments("B"))
     seconds = recovered_after(federation, since)
     result = finish(federation, whole, ["server", "A", "B-again", "C"])
-    cases.append(Case("kill -9 of an agent", state, seconds, result))
+    note(Case("kill -9 of an agent", state, seconds, result))
 
 
-def test_all_are_killed_at_once(federation: Federation, whole: Whole, cases: list[Case]) -> None:
+def test_all_are_killed_at_once(federation: Federation, whole: Whole, note: Note) -> None:
     federation.start_server()
     federation.start_sites()
     wait_until(round_done(federation, 1), "round 1 is done", DEADLINE_S)
@@ -81,4 +81,4 @@ def test_all_are_killed_at_once(federation: Federation, whole: Whole, cases: lis
         federation.start(name, federation.join_arguments(site))
     seconds = recovered_after(federation, since)
     result = finish(federation, whole, ["server-again", *again])
-    cases.append(Case("kill -9 of all processes", "in round 2", seconds, result))
+    note(Case("kill -9 of all processes", "in round 2", seconds, result))
