@@ -98,6 +98,10 @@ def _say(event: "Event") -> None:
             )
         case "trained":
             typer.echo(f"round {values['round']}: trained in {values['seconds']:.1f} s, loss {values['loss']:.3f}")
+        case "training_lost":
+            typer.echo(f"round {values['round']}: {values['reason']}; training once more")
+        case "training_failed":
+            typer.echo(f"training failed: {values['reason']}\nremedy: {values['remedy']}\nwaiting for the next order")
         case "sent":
             typer.echo(f"sent {values['what']}, {values['bytes']:,} bytes")
         case "finished" if values["more"]:

@@ -83,6 +83,8 @@ def _say(event: "Event") -> None:
         case "quorum_missing":
             counted = f"{values['counted']} of {values['needed']} updates are here"
             typer.echo(f"round {values['round']}: {counted}; waiting for {', '.join(values['missing'])}")
+        case "figures_missing":
+            typer.echo(f"the last round is done; waiting for {', '.join(values['missing'])}: {values['split']} figures")
         case "checkpoint_damaged":
             typer.echo(f"the model of round {values['round']} is damaged: going on from round {values['back_to']}")
         case "site_lost" | "site_late":

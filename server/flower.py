@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from base64 import b64encode
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType

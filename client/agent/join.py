@@ -34,6 +34,7 @@ from fedpath.core.exchange.messages import (
     encode,
 )
 from fedpath.core.exchange.wire import Arrays
+from fedpath.core.training.engines.launch import TrainingProcessError
 
 # Asked often while something is likely to come, seldom while the other sites are training.
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S, _GROWTH = 0.02, 0.5, 1.2
@@ -133,6 +134,11 @@ class _Site:
         context = Context(message.metadata.run_id, connection.node_id, {}, RecordDict(), {})
         try:
             reply = self._app(message, context)
+        except TrainingProcessError as error:
+            # Nothing is wrong with this hospital's data or settings that was not so before: it stays for the next order.
+            self._send(connection, self._refusal(message, error), started)
+            self._events.emit("training_failed", reason=error.message, remedy=error.remedy)
+            return
         except FedpathError as error:
             self._send(connection, self._refusal(message, error), started)
             raise
@@ -163,7 +169,13 @@ class _Site:
 
     def _refusal(self, message: Message, error: FedpathError) -> Message:
         """Say that it did not work; the reason only where it is about the order and not about this hospital's data."""
-        reason = error.message if isinstance(error, RefusedError) else "the site could not do it; its own log says why"
+        match error:
+            case RefusedError(message=reason):
+                pass
+            case TrainingProcessError(how=how):
+                reason = f"the process that trains {how}, twice; the site's own log says more"
+            case _:
+                reason = "the site could not do it; its own log says why"
         refusal = Refusal(reason=reason[:2000])
         content = encode(refusal)
         try:
