@@ -24,11 +24,14 @@ def join(
     wait: Annotated[float, typer.Option(help="Seconds to wait for a coordinator that is not there yet.")] = 120.0,
 ) -> None:
     """Take part in a run: train here, send parameters, write down everything that leaves."""
-    from fedpath.cli.stopping import stop_on_signals
-    from fedpath.client.agent.join import join as take_part
-    from fedpath.core.config import load_site
-    from fedpath.core.errors import ConfigError, RefusedError
-    from fedpath.core.events import EventLog
+    from fedpath.cli.importing import heavy_imports
+
+    with heavy_imports():
+        from fedpath.cli.stopping import stop_on_signals
+        from fedpath.client.agent.join import join as take_part
+        from fedpath.core.config import load_site
+        from fedpath.core.errors import ConfigError, RefusedError
+        from fedpath.core.events import EventLog
 
     settings = load_site(config)
     if settings.site.name != site:

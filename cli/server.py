@@ -26,11 +26,14 @@ def start(
 
     A run that was stopped or killed goes on where it was.
     """
-    from fedpath.cli.stopping import stop_on_signals
-    from fedpath.core.config import load_federation
-    from fedpath.core.events import EventLog
-    from fedpath.server.start import EVENTS_FILE
-    from fedpath.server.start import start as serve
+    from fedpath.cli.importing import heavy_imports
+
+    with heavy_imports():
+        from fedpath.cli.stopping import stop_on_signals
+        from fedpath.core.config import load_federation
+        from fedpath.core.events import EventLog
+        from fedpath.server.start import EVENTS_FILE
+        from fedpath.server.start import start as serve
 
     federation = load_federation(config)
     events = EventLog(dir / EVENTS_FILE, _say)

@@ -139,7 +139,7 @@ class Close:
             if self._stop.wait(_POLL_S):
                 raise StoppedError
             waited_s += _POLL_S
-        # The time runs on also where nobody had to be waited for: a site that goes away again and again holds nobody up.
+        # The time runs on also where nobody had to be waited for: a site that goes and comes holds nobody up for ever.
         back = sorted(lost.keys() & self._talk.online()) if waited_s - _POLL_S <= patience_s else []
         return back, waited_s + _POLL_S
 

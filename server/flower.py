@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from base64 import b64encode
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -128,7 +128,7 @@ class FlowerServer:
 
     def __enter__(self) -> Self:
         self._end_earlier_runs()
-        self._listener.start(_Watched(self._app, self._public_keys, self._collect, self._began_anew))
+        self._listener.start(_Watched(self._app, self._public_keys, self))
         self._open_run()
         self._heart.start()
         return self
@@ -182,7 +182,7 @@ class FlowerServer:
     def receive(self, ticket: Ticket) -> bytes | Lost | None:
         """Return the answer to a ticket, `Lost` when none will come, or None when it is not whole yet."""
         if ticket.message_id not in self._answers:
-            self._collect()
+            self.collect()
         answer = self._answers.get(ticket.message_id)
         if answer is None:
             return None
@@ -216,7 +216,7 @@ class FlowerServer:
             self._answers.pop(ticket.message_id, None)
         self._state.delete_messages(message_ins_ids={ticket.message_id})
 
-    def _collect(self) -> None:
+    def collect(self) -> None:
         """Take the envelopes of answers out of the state; their content stays there until it is received.
 
         Called as soon as a site has sent one: Flower's state gives no answer out any more once its site has left.
@@ -233,19 +233,27 @@ class FlowerServer:
             self._state.delete_messages(message_ins_ids={reply.metadata.reply_to_message_id for reply in replies})
         self._news.set()
 
-    def _began_anew(self, site: str) -> None:
-        """Take note that a site's agent has just connected: what another process of it was asked, nobody answers.
+    def open_at(self, site: str) -> set[str]:
+        """Return the messages to a site that have no whole answer yet."""
+        with self._lock:
+            arriving = {one for one, said in self._answers.items() if isinstance(said, _Arriving) and said.site == site}
+            return arriving | {one for one, of in self._outstanding.items() if of == site}
 
-        Before the new agent hears that it is connected, so it cannot have fetched an order yet.
+    def began_anew(self, before: set[str]) -> None:
+        """Take note that a site has a new agent: what the one before it was asked, nobody answers any more.
+
+        Args:
+            before: the messages that were open when the new agent asked to be connected. Those that were sent since are
+                its own.
         """
         with self._lock:
-            unanswered = {message_id for message_id, of in self._outstanding.items() if of == site}
+            unanswered = before & self._outstanding.keys()
             for message_id in unanswered:
                 del self._outstanding[message_id]
                 self._answers[message_id] = Lost("its agent was started again")
             self._state.delete_messages(message_ins_ids=unanswered)
-            for arriving in self._answers.values():
-                if isinstance(arriving, _Arriving) and arriving.site == site:
+            for message_id in before - unanswered:
+                if isinstance(arriving := self._answers.get(message_id), _Arriving):
                     arriving.abandoned = True
         self._news.set()
 
@@ -313,18 +321,12 @@ class _Watched:
 
     Only the sites of federation.toml pass: a key that was registered once, for a site that is no longer listed or has a
     new kit, is still in Flower's state. (Flower verifies the signatures.) Whoever is kept out learns why, also where
-    Flower refuses a site that is connected already. ``arrived`` is called after every upload, before the site is
-    told that the upload is done; ``joined`` when a site's agent has connected, before it is told.
+    Flower refuses a site that is connected already. And the server is told after every upload, and when a site's agent
+    has connected, before the site is.
     """
 
-    def __init__(
-        self,
-        app: App,
-        keys: Mapping[str, ec.EllipticCurvePublicKey],
-        arrived: Callable[[], None],
-        joined: Callable[[str], None],
-    ) -> None:
-        self._app, self._arrived, self._joined = app, arrived, joined
+    def __init__(self, app: App, keys: Mapping[str, ec.EllipticCurvePublicKey], server: FlowerServer) -> None:
+        self._app, self._server = app, server
         self._sites = {b64encode(public_key_to_bytes(key)): site for site, key in keys.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -334,14 +336,18 @@ class _Watched:
         if path.startswith("/v1/fleet/") and site is None:
             return await answer(send, 401, [(_REASON, b"unregistered")])
 
+        before: set[str] = set()
+        if path == _ACTIVATE and site is not None:
+            before = await run_in_threadpool(self._server.open_at, site)
+
         async def watched(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 if path == _ACTIVATE and message["status"] == _PRECONDITION_FAILED:
                     message["headers"].append((_REASON, b"connected"))
-                elif path == _ACTIVATE and message["status"] == _OK and site is not None:
-                    await run_in_threadpool(self._joined, site)
+                elif path == _ACTIVATE and message["status"] == _OK:
+                    await run_in_threadpool(self._server.began_anew, before)
                 elif path in _UPLOADS:
-                    await run_in_threadpool(self._arrived)
+                    await run_in_threadpool(self._server.collect)
             await send(message)
 
         return await self._app(scope, receive, watched)

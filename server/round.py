@@ -192,7 +192,7 @@ class Round:
             self._gone.discard(site)
 
     def _may_try_again(self, site: str) -> bool:
-        """Return whether a site that could not is asked again: the round waits for its quorum, and some time is over."""
+        """Return whether a site that could not is asked again: the round waits for its quorum, and some time passed."""
         tries = self._could_not.get(site, [])
         waits = self._waits_since is not None and self._heard.parts[site].outcome == "refused"
         return waits and 0 < len(tries) < _MOST_TRIES and time.monotonic() - tries[-1] >= _AGAIN_AFTER_S

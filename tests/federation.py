@@ -120,10 +120,11 @@ class Federation:
     Args:
         folder: everything goes below it.
         sites: names of the hospitals.
+        host: the coordinator's address.
     """
 
-    def __init__(self, folder: Path, sites: Sequence[str]) -> None:
-        self.folder, self.sites = folder, list(sites)
+    def __init__(self, folder: Path, sites: Sequence[str], *, host: str = "127.0.0.1") -> None:
+        self.folder, self.sites, self.host = folder, list(sites), host
         self.state = folder / "coordinator"
         self.credentials = folder / "credentials"
         self.port = free_port()
@@ -171,7 +172,7 @@ class Federation:
         quorum = f"min_sites = {min_sites}\n" if min_sites is not None else ""
         self.toml.write_text(
             f'[federation]\nname = "test"\nsites = [{sites}]\nseed = {seed}\n'
-            f'[server]\naddress = "127.0.0.1:{self.port}"\n{quorum}{server}\n'
+            f'[server]\naddress = "{self.host}:{self.port}"\n{quorum}{server}\n'
             '[task]\nlabels = ["normal", "tumour"]\n'
             f'[features]\nencoder = "noise"\nwidth = {WIDTH}\nmpp = 0.5\npatch_px = 128\n'
             f"{clinical}\n{model}\n"
@@ -182,9 +183,11 @@ class Federation:
         """Start ``fedpath ARGUMENTS`` (after the words in ``before``)."""
         self._start(name, [*before, sys.executable, "-m", "fedpath.cli", *map(str, arguments)])
 
-    def start_script(self, name: str, script: str, arguments: Sequence[str | Path]) -> None:
-        """Start a Python script with `fedpath`'s arguments: a site that misbehaves."""
-        self._start(name, [sys.executable, "-c", script, *map(str, arguments)])
+    def start_script(
+        self, name: str, script: str, arguments: Sequence[str | Path], *, before: Sequence[str] = ()
+    ) -> None:
+        """Start a Python script with `fedpath`'s arguments (after the words in ``before``): a site that misbehaves."""
+        self._start(name, [*before, sys.executable, "-c", script, *map(str, arguments)])
 
     def _start(self, name: str, command: list[str]) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
@@ -193,14 +196,18 @@ class Federation:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
             )
 
-    def start_server(self, *, state: Path | None = None, name: str = "server") -> None:
+    def start_server(self, *, state: Path | None = None, name: str = "server", before: Sequence[str] = ()) -> None:
         """Start the coordinator."""
-        self.start(name, ["server", "start", "--config", self.toml, "--dir", state or self.state])
+        self.start(name, self.server_arguments(state), before=before)
 
-    def start_sites(self, *sites: str) -> None:
+    def start_sites(self, *sites: str, before: Sequence[str] = ()) -> None:
         """Start the hospitals' agents, all by default."""
         for site in sites or self.sites:
-            self.start(site, self.join_arguments(site))
+            self.start(site, self.join_arguments(site), before=before)
+
+    def server_arguments(self, state: Path | None = None) -> list[str | Path]:
+        """The arguments with which the coordinator starts."""
+        return ["server", "start", "--config", self.toml, "--dir", state or self.state]
 
     def join_arguments(self, site: str, *, kit: Path | None = None) -> list[str | Path]:
         """The arguments with which a hospital joins."""

@@ -135,7 +135,7 @@ class _Site:
         try:
             reply = self._app(message, context)
         except TrainingProcessError as error:
-            # Nothing is wrong with this hospital's data or settings that was not so before: it stays for the next order.
+            # Nothing is wrong here that was not so before: it stays for the next order.
             self._send(connection, self._refusal(message, error), started)
             self._events.emit("training_failed", reason=error.message, remedy=error.remedy)
             return
