@@ -89,7 +89,10 @@ def _say(event: "Event") -> None:
         case "figures_missing":
             typer.echo(f"the last round is done; waiting for {', '.join(values['missing'])}: {values['split']} figures")
         case "checkpoint_damaged":
-            typer.echo(f"the model of round {values['round']} is damaged: going on from round {values['back_to']}")
+            what, back_to = values["what"], values["back_to"]
+            typer.echo(f"the {what} of round {values['round']} is damaged: going on from round {back_to}")
+        case "journal_damaged":
+            typer.echo(f"the journal of round {values['round']} is damaged: its updates are asked for again")
         case "site_lost" | "site_late":
             typer.echo(f"round {values['round']}, site {values['site']}: {values['reason']}")
         case "judged" if values["auc"] is not None or values["loss"] is not None:

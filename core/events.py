@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedpath.core.files import naming
+
 Listener = Callable[["Event"], None]
 
 
@@ -47,7 +49,8 @@ class EventLog:
         """Record an event now."""
         event = Event(kind, time.time(), values)
         if self._file is not None:
-            self._file.write(json.dumps({"kind": kind, "at": event.at, **values}) + "\n")
+            with naming(Path(self._file.name)):
+                self._file.write(json.dumps({"kind": kind, "at": event.at, **values}) + "\n")
         if self._listener is not None:
             self._listener(event)
 

@@ -49,10 +49,12 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 from google.protobuf.message import DecodeError
+from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
-from fedpath.core.errors import FederationError
+from fedpath.core.errors import DataError, FederationError
 from fedpath.core.exchange.wire import BLOB, REASON_HEADER
+from fedpath.server.database import explained
 from fedpath.server.listener import App, Listener, Receive, Scope, Send, answer
 
 _TASK_HEARTBEAT_S = 20.0
@@ -108,6 +110,8 @@ class FlowerServer:
     ) -> None:
         database.parent.mkdir(parents=True, exist_ok=True)
         _log_to(database.with_suffix(".log"))
+        self._database = database
+        self._failure: OSError | DataError | None = None
         self._app = create_app(_lifespan_config(database), SuperLinkLifespan)
         self._state: LinkState = self._app.state.linkstate_factory.state()
         self._listener = listener
@@ -138,14 +142,26 @@ class FlowerServer:
     ) -> None:
         self._stop.set()
         self._heart.join()
-        if self._run_id is not None:
-            status = SubStatus.COMPLETED if kind is None else SubStatus.STOPPED
-            self._state.finish_task(self._task_id, status, "")
-            self._state.cleanup_run(self._run_id)
-        self._listener.stop()
+        try:
+            if self._run_id is not None:
+                status = SubStatus.COMPLETED if kind is None else SubStatus.STOPPED
+                self._state.finish_task(self._task_id, status, "")
+                self._state.cleanup_run(self._run_id)
+        except DBAPIError:
+            # Where the disk is why it ends, nothing can be written down; the next start ends what is left open.
+            if kind is None:
+                raise
+        finally:
+            self._listener.stop()
 
     def online(self) -> set[str]:
-        """Return the sites whose agents are connected."""
+        """Return the sites whose agents are connected.
+
+        Raises:
+            OSError, DataError: a site's call could not be served, for the disk is full or the state is damaged.
+        """
+        if self._failure is not None:
+            raise self._failure
         online = self._state.get_node_info(statuses=[NodeStatus.ONLINE])
         return {self._sites[node.node_id] for node in online if node.node_id in self._sites}
 
@@ -204,6 +220,12 @@ class FlowerServer:
     def wait_for_news(self, timeout_s: float) -> None:
         """Wait until something has arrived since `expect_news`, or the time is up."""
         self._news.wait(timeout_s)
+
+    def note_failure(self, error: DBAPIError) -> None:
+        """Let the coordinator end for what is wrong with its disk, also where a site's call found it first."""
+        if (meaning := explained(self._database, error)) is not None:
+            self._failure = meaning
+            self._news.set()
 
     def expect_news(self) -> None:
         """Call this before looking whether answers are there: what arrives from now on is news."""
@@ -302,18 +324,30 @@ class FlowerServer:
 
     def _beat(self) -> None:
         while not self._stop.wait(_TASK_HEARTBEAT_S):
-            self._state.acknowledge_task_heartbeat(self._task_id)
+            try:
+                self._state.acknowledge_task_heartbeat(self._task_id)
+            except DBAPIError as error:
+                self.note_failure(error)
 
 
 def _log_to(path: Path) -> None:
     """Send what Flower has to say to a file: its refusals of single calls are no news for the operator's screen."""
-    logger = logging.getLogger("flwr")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-    handler = logging.FileHandler(path, delay=True)
+    handler = _LogFile(path, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING)
+    for name, level in (("flwr", logging.WARNING), ("uvicorn.error", logging.ERROR)):
+        logger = logging.getLogger(name)
+        for other in list(logger.handlers):
+            logger.removeHandler(other)
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+
+
+class _LogFile(logging.FileHandler):
+    """A log that is silent about a disk that is full: whoever has work to do there says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Do not print that a line could not be written."""
 
 
 class _Watched:
@@ -350,7 +384,11 @@ class _Watched:
                     await run_in_threadpool(self._server.collect)
             await send(message)
 
-        return await self._app(scope, receive, watched)
+        try:
+            return await self._app(scope, receive, watched)
+        except DBAPIError as error:
+            self._server.note_failure(error)
+            raise
 
 
 def _blob(message_id: str, contents: dict[str, bytes]) -> bytes | Lost:

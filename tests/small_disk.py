@@ -13,7 +13,7 @@ class SmallDisk:
     """Other processes reach it through /proc; it goes with the test."""
 
     path: Path
-    holder: int
+    """The mount as processes outside of the namespace see it."""
 
     def fill(self) -> None:
         """Leave no room for a single byte."""
@@ -31,11 +31,11 @@ class SmallDisk:
         """Take away what filled it."""
         (self.path / "filler").unlink()
 
-    def make_read_only(self) -> None:
-        """Let nobody write to it any more."""
-        where = str(self.path).partition("/root/")[2]
+    def remount(self, how: str) -> None:
+        """Let nobody write to it ("ro"), or everybody again ("rw")."""
+        namespace, _, at = str(self.path).removeprefix("/proc/").partition("/root")
         subprocess.run(
-            ["nsenter", f"--mount=/proc/{self.holder}/ns/mnt", "mount", "-o", "remount,ro", f"/{where}"], check=True
+            ["nsenter", f"--mount=/proc/{namespace}/ns/mnt", "mount", "-o", f"remount,{how}", at], check=True
         )
 
 
@@ -51,7 +51,7 @@ def small_disk(at: Path, size: str) -> Iterator[SmallDisk]:
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"mounted\n"
-        yield SmallDisk(Path(f"/proc/{holder.pid}/root{at}"), holder.pid)
+        yield SmallDisk(Path(f"/proc/{holder.pid}/root{at}"))
     finally:
         holder.kill()
         holder.communicate()

@@ -70,7 +70,7 @@ def join(
     """
     kit = load_kit(kit_folder)
     _check_identity(config, kit, kit_folder)
-    with presence(config.state, stop) as present:
+    with presence(config.state, kit.federation, stop) as present:
         return _join(config, kit, present, events, stop, wait_s)
 
 

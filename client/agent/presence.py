@@ -1,8 +1,7 @@
-"""One agent a hospital: a lock in its state folder, and the name under which the coordinator last knew it.
+"""One agent for each federation of a hospital: a lock in its state folder, and as whom the coordinator last knew it.
 
-Two agents in one folder would write one audit log between them. And an agent that holds the lock knows that the one
-before it is dead: it may tell the coordinator so, which otherwise takes a killed agent for connected until its
-heartbeats have been missed.
+An agent that holds the lock knows that the one before it is dead: it may tell the coordinator so, which otherwise takes
+a killed agent for connected until its heartbeats have been missed.
 """
 
 import contextlib
@@ -15,7 +14,6 @@ from pathlib import Path
 
 from fedpath.core.errors import ConfigError, StoppedError
 
-PRESENCE_FILE = "agent.json"
 _PATIENCE_S = 5.0  # a process that an agent started may hold the lock for a moment longer than the agent lived
 
 
@@ -40,11 +38,12 @@ class Presence:
 
 
 @contextlib.contextmanager
-def presence(state: Path, stop: threading.Event) -> Iterator[Presence]:
-    """Be the only agent of a state folder.
+def presence(state: Path, federation: str, stop: threading.Event) -> Iterator[Presence]:
+    """Be the only agent of a state folder for a federation.
 
     Args:
         state: the folder.
+        federation: its name.
         stop: set it to give up waiting for the lock.
 
     Raises:
@@ -52,13 +51,13 @@ def presence(state: Path, stop: threading.Event) -> Iterator[Presence]:
         StoppedError: ``stop`` was set.
     """
     state.mkdir(parents=True, exist_ok=True)
-    handle = os.open(state / PRESENCE_FILE, os.O_RDWR | os.O_CREAT, 0o600)
+    handle = os.open(state / f"agent-{federation}.json", os.O_RDWR | os.O_CREAT, 0o600)
     try:
         waited = 0.0
         while not _locked(handle):
             if waited >= _PATIENCE_S:
                 raise ConfigError(
-                    f"{state}: another agent of this hospital works in this folder",
+                    f"{state}: another agent for federation '{federation}' works in this folder",
                     remedy="end it first (ps, or systemctl), or name another folder in 'state' of site.toml",
                 )
             if stop.wait(0.1):

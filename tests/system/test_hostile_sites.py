@@ -98,7 +98,7 @@ from fedpath.client.agent.kit import load_kit
 from fedpath.client.agent.presence import presence
 
 stop = threading.Event()
-with presence(Path(sys.argv[2]), stop) as present:
+with presence(Path(sys.argv[2]), "test", stop) as present:
     with FleetConnection(load_kit(Path(sys.argv[1])), stop=stop, away=print, presence=present) as connection:
         while sys.argv[3] == "hold":
             if connection.fetch() is not None:
@@ -145,7 +145,7 @@ def test_two_agents_do_not_work_in_one_folder(federation: Federation) -> None:
     federation.wait_for_output("A", "joined")
     federation.start("second", federation.join_arguments("A"))
     assert federation.wait("second") == 2
-    assert "another agent of this hospital works in this folder" in federation.output("second")
+    assert "another agent for federation 'test' works in this folder" in federation.output("second")
     assert "Traceback" not in federation.output("second")
 
 
