@@ -25,11 +25,11 @@ unit: $(VENV)/.installed
 	$(BIN)/pytest -n 2 -m "not system and not faults"
 
 system: $(VENV)/.installed $(VENV)/.debian
-	$(BIN)/pytest -m system
+	$(BIN)/pytest -n 2 --dist loadfile -m system
 
 # Every fault in every state: minutes each. The short form is among the system tests.
 faults: $(VENV)/.installed $(VENV)/.debian
-	$(BIN)/pytest -m faults
+	$(BIN)/pytest -n 2 -m faults --fault-table $(VENV)/faults.md
 
 bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/round_overhead.py

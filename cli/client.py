@@ -27,11 +27,14 @@ def join(
     ] = False,
 ) -> None:
     """Take part in a run, or with --stay in all: train here, send parameters, write down everything that leaves."""
-    from fedpath.cli.stopping import stop_on_signals
-    from fedpath.client.agent.join import join as take_part
-    from fedpath.core.config import load_site
-    from fedpath.core.errors import ConfigError, RefusedError
-    from fedpath.core.events import EventLog
+    from fedpath.cli.importing import heavy_imports
+
+    with heavy_imports():
+        from fedpath.cli.stopping import stop_on_signals
+        from fedpath.client.agent.join import join as take_part
+        from fedpath.core.config import load_site
+        from fedpath.core.errors import ConfigError, RefusedError
+        from fedpath.core.events import EventLog
 
     settings = load_site(config)
     if settings.site.name != site:
@@ -106,6 +109,10 @@ def _say(event: "Event") -> None:
             )
         case "trained":
             typer.echo(f"round {values['round']}: trained in {values['seconds']:.1f} s, loss {values['loss']:.3f}")
+        case "training_lost":
+            typer.echo(f"round {values['round']}: {values['reason']}; training once more")
+        case "training_failed":
+            typer.echo(f"training failed: {values['reason']}\nremedy: {values['remedy']}\nwaiting for the next order")
         case "sent":
             typer.echo(f"sent {values['what']}, {values['bytes']:,} bytes")
         case "finished" if values["more"]:

@@ -1,5 +1,6 @@
 """Entry point of the ``fedpath`` command: the command tree, and errors as one line and a remedy."""
 
+import errno
 import os
 import sys
 from typing import Annotated, NoReturn
@@ -86,7 +87,10 @@ def main() -> None:
         if os.environ.get(_DEBUG):
             raise
         where = f"{error.filename}: " if error.filename else ""
-        _end(f"{where}{error.strerror or error}", "check that path, its rights and the free space on its disk", 1)
+        remedy = "check that path, its rights and the free space on its disk"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            remedy = "make room on that disk and give the same command again: what was finished is kept"
+        _end(f"{where}{error.strerror or error}", remedy, 1)
 
 
 def _end(message: str, remedy: str, code: int) -> NoReturn:

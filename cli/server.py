@@ -21,11 +21,14 @@ def start(
 
     A run that was stopped or killed goes on where it was.
     """
-    from fedpath.cli.stopping import stop_on_signals
-    from fedpath.core.config import load_federation
-    from fedpath.core.events import EventLog
-    from fedpath.server.start import EVENTS_FILE
-    from fedpath.server.start import start as serve
+    from fedpath.cli.importing import heavy_imports
+
+    with heavy_imports():
+        from fedpath.cli.stopping import stop_on_signals
+        from fedpath.core.config import load_federation
+        from fedpath.core.events import EventLog
+        from fedpath.server.start import EVENTS_FILE
+        from fedpath.server.start import start as serve
 
     federation = load_federation(config)
     events = EventLog(dir / EVENTS_FILE, _say)
@@ -141,8 +144,13 @@ def _in_words(event: "Event") -> str | None:
         case "quorum_missing":
             counted = f"{values['counted']} of {values['needed']} updates are here"
             return f"round {values['round']}: {counted}; waiting for {', '.join(values['missing'])}"
+        case "figures_missing":
+            return f"the last round is done; waiting for {', '.join(values['missing'])}: {values['split']} figures"
         case "checkpoint_damaged":
-            return f"the model of round {values['round']} is damaged: going on from round {values['back_to']}"
+            what, back_to = values["what"], values["back_to"]
+            return f"the {what} of round {values['round']} is damaged: going on from round {back_to}"
+        case "journal_damaged":
+            return f"the journal of round {values['round']} is damaged: its updates are asked for again"
         case "combiner_replaced":
             return f"a process that combines updates was lost and is replaced: {values['reason']}"
         case "cluster_lost":

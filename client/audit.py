@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fedpath.core.errors import DataError
+from fedpath.core.files import naming
 
 AUDIT_FILE = "audit.jsonl"
 INTERRUPTED = "interrupted"
@@ -72,7 +73,7 @@ class AuditLog:
         Raises:
             DataError: the chain was broken since the last record.
         """
-        with self._path.open("a+b") as file:
+        with naming(self._path), self._path.open("a+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             if file.seek(0, os.SEEK_END) != self._size:  # the first time, and when another agent wrote meanwhile
                 self._catch_up(file)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fedpath.core.files import naming
+
 Listener = Callable[["Event"], None]
 
 
@@ -51,7 +53,8 @@ class EventLog:
         line = json.dumps({"kind": kind, "at": event.at, **values}) + "\n"
         with self._lock:
             if self._file is not None:
-                self._file.write(line)
+                with naming(Path(self._file.name)):
+                    self._file.write(line)
         if self._listener is not None:
             self._listener(event)
 

@@ -12,6 +12,17 @@ from typing import Any
 
 
 @contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the operating system say which file it is about: that of a write to a full disk does not."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
+        raise
+
+
+@contextmanager
 def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; on success it is synced and renamed to ``path``, on failure removed.
 
@@ -20,6 +31,11 @@ def replacing(path: Path, *, private: bool = False) -> Iterator[Path]:
         private: only the owner may read it; from the first byte on.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    with naming(path):
+        yield from _replacing(path, private)
+
+
+def _replacing(path: Path, private: bool) -> Iterator[Path]:
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
     temporary = Path(name)

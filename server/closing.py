@@ -1,18 +1,23 @@
 """After the last round: the sites' figures of the last and the best model, the summary, and the goodbye."""
 
+import math
 import threading
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from fedpath.core.config import FederationConfig
+from fedpath.core.errors import StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.messages import Evaluate, Evaluation, Finish, Metrics, Receipt, RunFacts
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models.protocol import BagModel
 from fedpath.server.folder import Closing, RunFolder
 from fedpath.server.standing import Standing, weighted
-from fedpath.server.talk import Talk, ask_each
+from fedpath.server.talk import Silence, Talk, ask_each
 
 _FAREWELL_S = 60.0
+_POLL_S = 0.25
+_REPORT_EVERY_S = 15.0
 
 
 class Close:
@@ -108,15 +113,48 @@ class Close:
             site: order.model_copy(update={"counted": standing.last_counted(site, round_)}) for site in sorted(sites)
         }
         figures: dict[str, Metrics] = {}
-        for reply in ask_each(self._talk, orders, model, self._config.server.round_timeout_s, self._stop):
-            if isinstance(reply.answer, Evaluation) and reply.answer.base == base:
-                figures[reply.site] = reply.answer.metrics
-                self._events.emit("evaluated", site=reply.site, round=round_, split=split, auc=reply.answer.metrics.auc)
-            else:
-                reason = getattr(reply.answer, "reason", "it answered with something else")
-                self._events.emit("evaluation_missing", site=reply.site, round=round_, split=split, reason=reason)
-        # In one order, whoever was first: the means over them are sums of floats.
-        return dict(sorted(figures.items()))
+        asked, waited_s = sites, 0.0
+        while True:
+            lost: dict[str, str] = {}
+            now = {site: orders[site] for site in sorted(asked)}
+            for reply in ask_each(self._talk, now, model, self._config.server.round_timeout_s, self._stop):
+                match reply.answer:
+                    case Evaluation(base=of, metrics=metrics) if of == base:
+                        figures[reply.site] = metrics
+                        self._events.emit("evaluated", site=reply.site, round=round_, split=split, auc=metrics.auc)
+                    case Silence(late=False):
+                        lost[reply.site] = reply.instead
+                    case _:
+                        self._events.emit(
+                            "evaluation_missing", site=reply.site, round=round_, split=split, reason=reply.instead
+                        )
+            enough = len(figures) >= min(self._config.min_sites, len(sites))
+            patience_s = self._config.server.grace_s if enough else self._config.deadline.quorum_wait_s
+            asked, waited_s = self._wait_for(lost, waited_s, patience_s, split)
+            for site in sorted(lost.keys() - set(asked)):
+                self._events.emit("evaluation_missing", site=site, round=round_, split=split, reason=lost[site])
+            if not asked:
+                # In one order, whoever was first: the means over them are sums of floats.
+                return dict(sorted(figures.items()))
+
+    def _wait_for(
+        self, lost: Mapping[str, str], waited_s: float, patience_s: float, split: str
+    ) -> tuple[list[str], float]:
+        """Wait until the sites that went away are back, or it has taken too long; return those that are, and the time.
+
+        Which model is the best depends on what each site says of it: a site whose agent was killed is asked again.
+        """
+        reported = -math.inf
+        while (missing := sorted(lost.keys() - self._talk.online())) and waited_s < patience_s:
+            if waited_s - reported >= _REPORT_EVERY_S:
+                reported = waited_s
+                self._events.emit("figures_missing", split=split, missing=missing)
+            if self._stop.wait(_POLL_S):
+                raise StoppedError
+            waited_s += _POLL_S
+        # The time runs on also where nobody had to be waited for: a site that goes and comes holds nobody up for ever.
+        back = sorted(lost.keys() & self._talk.online()) if waited_s - _POLL_S <= patience_s else []
+        return back, waited_s + _POLL_S
 
 
 def summary_of(

@@ -9,9 +9,9 @@ message with one array: the bytes that `fedpath.core.exchange` made.
 import logging
 import os
 import threading
-from base64 import b64decode, b64encode
-from collections.abc import Callable, Iterable, Mapping, MutableMapping
-from dataclasses import dataclass
+from base64 import b64encode
+from collections.abc import Mapping, MutableMapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -49,16 +49,18 @@ from flwr.superlink.cli.flower_superlink import SuperLinkLifespan
 from flwr.superlink.config_loader import SuperLinkLifespanConfig
 from flwr.superlink.main import create_app
 from google.protobuf.message import DecodeError
+from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
-from fedpath.core.errors import FederationError
+from fedpath.core.errors import DataError, FederationError
 from fedpath.core.exchange.wire import BLOB, REASON_HEADER
+from fedpath.server.database import explained
 from fedpath.server.listener import App, Listener, Receive, Scope, Send, answer
 
 _TASK_HEARTBEAT_S = 20.0
 _ACTIVATE = "/v1/fleet/activate-node"
 _UPLOADS = frozenset({"/v1/fleet/push-messages", "/v1/fleet/push-object"})
-_PRECONDITION_FAILED = 412
+_OK, _PRECONDITION_FAILED = 200, 412
 _REASON = REASON_HEADER.encode()
 _KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.encode()
 
@@ -78,13 +80,16 @@ class Lost:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Arriving:
     """An answer whose pieces are being uploaded."""
 
+    site: str
     message_id: str
     object_ids: list[str]
-    contents: dict[str, bytes]
+    contents: dict[str, bytes] = field(default_factory=dict)
+    abandoned: bool = False
+    """The process that uploaded it is dead: what is not here does not come."""
 
     def missing(self) -> list[str]:
         """Return the pieces that are not here yet."""
@@ -105,16 +110,18 @@ class FlowerServer:
     ) -> None:
         database.parent.mkdir(parents=True, exist_ok=True)
         _log_to(database.with_suffix(".log"))
+        self._database = database
+        self._failure: OSError | DataError | None = None
         self._app = create_app(_lifespan_config(database), SuperLinkLifespan)
         self._state: LinkState = self._app.state.linkstate_factory.state()
         self._listener = listener
-        self._public_keys = list(public_keys.values())
+        self._public_keys = dict(public_keys)
         self._sites: dict[int, str] = {}
         for site, key in public_keys.items():
             self._sites[self._register(site, key)] = site
         self._nodes = {site: node for node, site in self._sites.items()}
-        # By id of the message sent: those without an answer, and the answers whose envelope has come.
-        self._outstanding: set[str] = set()
+        # By id of the message sent: those without an answer, with the site, and the answers whose envelope has come.
+        self._outstanding: dict[str, str] = {}
         self._answers: dict[str, _Arriving | Lost] = {}
         self._lock = threading.Lock()
         self._news, self._heard = threading.Condition(), 0
@@ -126,7 +133,7 @@ class FlowerServer:
 
     def __enter__(self) -> Self:
         self._end_earlier_runs()
-        self._listener.start(_Watched(self._app, self._public_keys, self._collect, self._note_arrival))
+        self._listener.start(_Watched(self._app, self._public_keys, self))
         self._open_run()
         self._heart.start()
         return self
@@ -136,14 +143,26 @@ class FlowerServer:
     ) -> None:
         self._stop.set()
         self._heart.join()
-        if self._run_id is not None:
-            status = SubStatus.COMPLETED if kind is None else SubStatus.STOPPED
-            self._state.finish_task(self._task_id, status, "")
-            self._state.cleanup_run(self._run_id)
-        self._listener.stop()
+        try:
+            if self._run_id is not None:
+                status = SubStatus.COMPLETED if kind is None else SubStatus.STOPPED
+                self._state.finish_task(self._task_id, status, "")
+                self._state.cleanup_run(self._run_id)
+        except DBAPIError:
+            # Where the disk is why it ends, nothing can be written down; the next start ends what is left open.
+            if kind is None:
+                raise
+        finally:
+            self._listener.stop()
 
     def online(self) -> set[str]:
-        """Return the sites whose agents are connected."""
+        """Return the sites whose agents are connected.
+
+        Raises:
+            OSError, DataError: a site's call could not be served, for the disk is full or the state is damaged.
+        """
+        if self._failure is not None:
+            raise self._failure
         online = self._state.get_node_info(statuses=[NodeStatus.ONLINE])
         return {self._sites[node.node_id] for node in online if node.node_id in self._sites}
 
@@ -170,7 +189,7 @@ class FlowerServer:
                     remove_content_from_message(message), tree, session
                 )
                 if stored:
-                    self._outstanding.add(message.object_id)
+                    self._outstanding[message.object_id] = site
                 else:  # flower.log says why; one site's trouble is not the round's
                     self._answers[message.object_id] = Lost("it could not be asked")
             for object_id in missing:
@@ -180,16 +199,16 @@ class FlowerServer:
     def receive(self, ticket: Ticket) -> bytes | Lost | None:
         """Return the answer to a ticket, `Lost` when none will come, or None when it is not whole yet."""
         if ticket.message_id not in self._answers:
-            self._collect()
+            self.collect()
         answer = self._answers.get(ticket.message_id)
         if answer is None:
             return None
         if isinstance(answer, _Arriving):
             for object_id in answer.missing():
                 content = self._state.get_object(TaskIdentity.run_id, object_id)
-                if content == b"":
+                if content == b"" and not answer.abandoned:
                     return None
-                if content is None:  # the state gives an upload up 180 s after its last piece
+                if not content:  # the state gives an upload up 180 s after its last piece
                     answer = Lost("its answer did not arrive whole")
                     break
                 answer.contents[object_id] = content
@@ -217,20 +236,26 @@ class FlowerServer:
         """Return how often a site has connected since this coordinator began."""
         return self._arrivals.get(site, 0)
 
-    def _note_arrival(self, public: bytes) -> None:
-        """Count a site that has connected; ``public`` is its key as in the request's header."""
-        node = self._state.get_node_id_by_public_key(b64decode(public))
-        if node is not None and (site := self._sites.get(node)) is not None:
-            self._arrivals[site] = self._arrivals.get(site, 0) + 1
+    def note_failure(self, error: DBAPIError) -> None:
+        """Let the coordinator end for what is wrong with its disk, also where a site's call found it first."""
+        if (meaning := explained(self._database, error)) is not None:
+            self._failure = meaning
+            self._tell()
+
+    def _tell(self) -> None:
+        """Wake whoever waits for news."""
+        with self._news:
+            self._heard += 1
+            self._news.notify_all()
 
     def drop(self, ticket: Ticket) -> None:
         """Forget a message: whether or not it was fetched, an answer to it is no longer wanted."""
         with self._lock:
-            self._outstanding.discard(ticket.message_id)
+            self._outstanding.pop(ticket.message_id, None)
             self._answers.pop(ticket.message_id, None)
         self._state.delete_messages(message_ins_ids={ticket.message_id})
 
-    def _collect(self) -> None:
+    def collect(self) -> None:
         """Take the envelopes of answers out of the state; their content stays there until it is received.
 
         Called as soon as a site has sent one: Flower's state gives no answer out any more once its site has left.
@@ -242,14 +267,38 @@ class FlowerServer:
             for reply in replies:
                 asked = reply.metadata.reply_to_message_id
                 if asked in self._outstanding:
-                    self._outstanding.remove(asked)
-                    self._answers[asked] = self._envelope(reply)
+                    site = self._outstanding.pop(asked)
+                    self._answers[asked] = self._envelope(site, reply)
             self._state.delete_messages(message_ins_ids={reply.metadata.reply_to_message_id for reply in replies})
-        with self._news:
-            self._heard += 1
-            self._news.notify_all()
+        self._tell()
 
-    def _envelope(self, reply: Message) -> _Arriving | Lost:
+    def open_at(self, site: str) -> set[str]:
+        """Return the messages to a site that have no whole answer yet."""
+        with self._lock:
+            arriving = {one for one, said in self._answers.items() if isinstance(said, _Arriving) and said.site == site}
+            return arriving | {one for one, of in self._outstanding.items() if of == site}
+
+    def began_anew(self, site: str, before: set[str]) -> None:
+        """Take note that a site has a new agent: what the one before it was asked, nobody answers any more.
+
+        Args:
+            site: that has connected.
+            before: the messages that were open when the new agent asked to be connected. Those that were sent since are
+                its own.
+        """
+        with self._lock:
+            self._arrivals[site] = self._arrivals.get(site, 0) + 1
+            unanswered = before & self._outstanding.keys()
+            for message_id in unanswered:
+                del self._outstanding[message_id]
+                self._answers[message_id] = Lost("its agent was started again")
+            self._state.delete_messages(message_ins_ids=unanswered)
+            for message_id in before - unanswered:
+                if isinstance(arriving := self._answers.get(message_id), _Arriving):
+                    arriving.abandoned = True
+        self._tell()
+
+    def _envelope(self, site: str, reply: Message) -> _Arriving | Lost:
         if reply.has_error():
             gone = reply.error.code == ErrorCode.NODE_UNAVAILABLE
             return Lost("it is not connected" if gone else f"Flower: {reply.error.reason}")
@@ -258,7 +307,7 @@ class FlowerServer:
             tree = self._state.object_store.get_object_tree(message_id)
         except NoObjectInStoreError:
             return Lost("its answer did not arrive whole")
-        return _Arriving(message_id, [node.object_id for node in iterate_object_tree(tree)], {})
+        return _Arriving(site, message_id, [node.object_id for node in iterate_object_tree(tree)])
 
     def _register(self, site: str, key: ec.EllipticCurvePublicKey) -> int:
         """Return the node id of a site's key, registering it where the state does not know it yet."""
@@ -294,18 +343,30 @@ class FlowerServer:
 
     def _beat(self) -> None:
         while not self._stop.wait(_TASK_HEARTBEAT_S):
-            self._state.acknowledge_task_heartbeat(self._task_id)
+            try:
+                self._state.acknowledge_task_heartbeat(self._task_id)
+            except DBAPIError as error:
+                self.note_failure(error)
 
 
 def _log_to(path: Path) -> None:
     """Send what Flower has to say to a file: its refusals of single calls are no news for the operator's screen."""
-    logger = logging.getLogger("flwr")
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-    handler = logging.FileHandler(path, delay=True)
+    handler = _LogFile(path, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    logger.addHandler(handler)
-    logger.setLevel(logging.WARNING)
+    for name, level in (("flwr", logging.WARNING), ("uvicorn.error", logging.ERROR)):
+        logger = logging.getLogger(name)
+        for other in list(logger.handlers):
+            logger.removeHandler(other)
+        logger.addHandler(handler)
+        logger.setLevel(level)
+        logger.propagate = False
+
+
+class _LogFile(logging.FileHandler):
+    """A log that is silent about a disk that is full: whoever has work to do there says so."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Do not print that a line could not be written."""
 
 
 class _Watched:
@@ -313,38 +374,40 @@ class _Watched:
 
     Only the sites of federation.toml pass: a key that was registered once, for a site that is no longer listed or has a
     new kit, is still in Flower's state. (Flower verifies the signatures.) Whoever is kept out learns why, also where
-    Flower refuses a site that is connected already. And ``arrived`` is called after every upload, before the site is
-    told that the upload is done; ``joined`` with its key when a site has connected.
+    Flower refuses a site that is connected already. And the server is told after every upload, and when a site's agent
+    has connected, before the site is.
     """
 
-    def __init__(
-        self,
-        app: App,
-        keys: Iterable[ec.EllipticCurvePublicKey],
-        arrived: Callable[[], None],
-        joined: Callable[[bytes], None],
-    ) -> None:
-        self._app, self._arrived, self._joined = app, arrived, joined
-        self._keys = frozenset(b64encode(public_key_to_bytes(key)) for key in keys)
+    def __init__(self, app: App, keys: Mapping[str, ec.EllipticCurvePublicKey], server: FlowerServer) -> None:
+        self._app, self._server = app, server
+        self._sites = {b64encode(public_key_to_bytes(key)): site for site, key in keys.items()}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or answer it here."""
         path = scope["path"] if scope["type"] == "http" else ""
-        key = dict(scope["headers"]).get(_KEY_HEADER) if path.startswith("/v1/fleet/") else None
-        if path.startswith("/v1/fleet/") and key not in self._keys:
+        site = self._sites.get(dict(scope["headers"]).get(_KEY_HEADER, b"")) if path else None
+        if path.startswith("/v1/fleet/") and site is None:
             return await answer(send, 401, [(_REASON, b"unregistered")])
+
+        before: set[str] = set()
+        if path == _ACTIVATE and site is not None:
+            before = await run_in_threadpool(self._server.open_at, site)
 
         async def watched(message: MutableMapping[str, Any]) -> None:
             if message["type"] == "http.response.start":
                 if path == _ACTIVATE and message["status"] == _PRECONDITION_FAILED:
                     message["headers"].append((_REASON, b"connected"))
-                elif path == _ACTIVATE and message["status"] == 200 and key is not None:
-                    await run_in_threadpool(self._joined, key)
+                elif path == _ACTIVATE and message["status"] == _OK and site is not None:
+                    await run_in_threadpool(self._server.began_anew, site, before)
                 elif path in _UPLOADS:
-                    await run_in_threadpool(self._arrived)
+                    await run_in_threadpool(self._server.collect)
             await send(message)
 
-        return await self._app(scope, receive, watched)
+        try:
+            return await self._app(scope, receive, watched)
+        except DBAPIError as error:
+            self._server.note_failure(error)
+            raise
 
 
 def _blob(message_id: str, contents: dict[str, bytes]) -> bytes | Lost:

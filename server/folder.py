@@ -42,14 +42,17 @@ from fedpath.core.files import write_json
 from fedpath.server.checkpoints import Checkpoints
 from fedpath.server.journal import Journal
 from fedpath.server.kept import REMEDY, read_kept
-from fedpath.server.records import ROUNDS, RoundManifest, manifest_path, read_chain, write_round
+from fedpath.server.records import ROUNDS, RoundManifest, damaged_newest, manifest_path, read_chain, write_round
 from fedpath.server.spool import Spool
 from fedpath.server.standing import Best, Standing, weighted
 
+FORMAT = 1
+"""Of what a run leaves on disk, in run.json: a version of fedpath that writes otherwise counts on."""
 RUN_FILE, CLOSING_FILE, SUMMARY_FILE = "run.json", "closing.json", "summary.json"
 LOST = ".lost"
 """Ending of a record that no longer holds: the model it speaks of is damaged."""
-Tell = Callable[[int, int], None]
+Tell = Callable[[int, int, str], None]
+"""Is told which round's file is damaged, from which round the run goes on, and whether it is "model" or "record"."""
 
 
 class Members(Section):
@@ -74,6 +77,11 @@ class Closing(Section):
 def settings_of_run(config: FederationConfig) -> dict[str, Any]:
     """Return the settings that a run keeps, as JSON: all but what is the coordinator's own: paths, its database."""
     return config.model_dump(mode="json", exclude={"server": {"credentials", "registry", "parallel"}, "encoder": True})
+
+
+def begun(run: str, config: FederationConfig) -> dict[str, Any]:
+    """Return what run.json says of a run that has just begun."""
+    return {"format": FORMAT, "run": run, "config": settings_of_run(config)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +116,7 @@ class RunFolder:
         write_json(
             self.path / RUN_FILE,
             {
-                "run": run,
-                "config": settings_of_run(self.config),
+                **begun(run, self.config),
                 "sites": {site: description.model_dump(mode="json") for site, description in accepted.items()},
                 "refused": refused,
                 "founders": None if founders is None else sorted(founders),
@@ -122,8 +129,18 @@ class RunFolder:
         return read_kept(self.path / RUN_FILE, _members_in) or Members()
 
     def journal(self, round_: int) -> Journal:
-        """Return the journal of a round."""
-        return Journal(self.path / ROUNDS / f"{round_:04d}.journal.jsonl")
+        """Return the journal of a round; one that is damaged is set aside, and the round asked again."""
+        path = self._journal_path(round_)
+        try:
+            return Journal(path)
+        except DataError:
+            path.replace(path.with_suffix(path.suffix + LOST))
+            journal = Journal(path)
+            journal.replaces_damaged = True
+            return journal
+
+    def _journal_path(self, round_: int) -> Path:
+        return self.path / ROUNDS / f"{round_:04d}.journal.jsonl"
 
     def spool(self, round_: int) -> Spool:
         """Return where the updates of a round are kept until they have counted."""
@@ -158,17 +175,25 @@ class RunFolder:
         models.forget_before(round_)
         return better
 
-    def standing(self, initial: Arrays, tell: Tell = lambda damaged, back_to: None) -> Standing:
-        """Return where the run in this folder stands, after putting right what a kill left half done.
+    def standing(
+        self, initial: Arrays, tell: Tell = lambda damaged, back_to, what: None, *, run: str | None = None
+    ) -> Standing:
+        """Return where the run in this folder stands, after putting right what a kill or a bad disk left.
 
         Args:
             initial: the model before round 1.
-            tell: called with the round whose model is damaged and the one from which the run goes on, if so.
+            tell: what is damaged, if something is.
+            run: the run's name; None where any will do.
 
         Raises:
-            DataError: the folder does not hold any of the models that its manifests name.
+            DataError: the folder does not hold any of the models that its manifests name, or another run's.
         """
-        standing, manifests, models = Standing(initial), read_chain(self.path), self.models
+        for leftover in self.path.rglob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        if (damaged := damaged_newest(self.path)) is not None:
+            tell(damaged, damaged - 1, "record")
+            self._set_aside(damaged)
+        standing, manifests, models = Standing(initial), read_chain(self.path, run), self.models
         for manifest in manifests:
             standing.advance(manifest)
         if not manifests:
@@ -177,9 +202,10 @@ class RunFolder:
             return standing
         good = self._newest_good(manifests, standing, initial)
         if good < len(manifests):
-            tell(len(manifests), good)
-            self._set_aside(manifests[good:])
-            return self.standing(initial, tell)
+            tell(len(manifests), good, "model")
+            for round_ in range(len(manifests), good, -1):
+                self._set_aside(round_)
+            return self.standing(initial, tell, run=run)
         if (closing := self.closing()) is not None:
             standing.judge(good, weighted(closing.validation, "auc"), weighted(closing.validation, "loss"))
         self._mend_names(standing, tell)
@@ -226,12 +252,11 @@ class RunFolder:
             return 0
         raise DataError(f"{self.path}: none of the models of its rounds is there any more", remedy=REMEDY)
 
-    def _set_aside(self, manifests: list[RoundManifest]) -> None:
-        """Rename the records of rounds that are to be done again."""
-        for manifest in reversed(manifests):
-            path = manifest_path(self.path, manifest.round)
-            path.replace(path.with_suffix(path.suffix + LOST))
-            self.journal(manifest.round).forget()
+    def _set_aside(self, round_: int) -> None:
+        """Rename the records of the last round, which is to be done again."""
+        path = manifest_path(self.path, round_)
+        path.replace(path.with_suffix(path.suffix + LOST))
+        self._journal_path(round_).unlink(missing_ok=True)
         if (closing := self.path / CLOSING_FILE).exists():
             closing.replace(closing.with_suffix(closing.suffix + LOST))
 
@@ -243,7 +268,7 @@ class RunFolder:
             if models.read_named("best", standing.model, wanted) is None:
                 if models.read(best, standing.model, wanted) is None:
                     # What was best is lost: the best of what is still there goes on in its place.
-                    tell(best, standing.round)
+                    tell(best, standing.round, "model")
                     standing.best = Best(standing.round)
                     best = standing.round
                 models.call("best", best)

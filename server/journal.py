@@ -13,18 +13,24 @@ published   the model has its names, `last` and perhaps `best`
 
 A coordinator that is killed reads the journal of the round that was open: updates that were answered are on disk and
 are not asked for again, so none is lost and none counts twice. A line that a kill cut off is as if it had not happened.
+Each line carries a checksum, for patients' counts are taken from here.
 """
 
 import json
 import os
 import time
+import zlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from fedpath.core.errors import DataError
+from fedpath.core.files import naming
 from fedpath.server.kept import REMEDY
 
 State = Literal["asked", "answered", "refused", "lost", "late", "aggregated", "evaluated", "published"]
+
+
+_STATES = get_args(State)
 
 
 class Journal:
@@ -41,6 +47,8 @@ class Journal:
         self._path = path
         self.lines: list[dict[str, Any]] = []
         """What happened so far."""
+        self.replaces_damaged = False
+        """Whether there was one that was damaged and is set aside."""
         if path.exists():
             self._read()
 
@@ -49,8 +57,8 @@ class Journal:
         line = {"state": state, "at": time.time(), **values}
         new = not self._path.exists()
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as file:
-            file.write(json.dumps(line).encode() + b"\n")
+        with naming(self._path), self._path.open("ab") as file:
+            file.write(json.dumps(line | {"sum": _sum(line)}).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
         if new:
@@ -70,12 +78,19 @@ class Journal:
         *whole, rest = self._path.read_bytes().split(b"\n")
         for number, text in enumerate(whole, 1):
             try:
-                self.lines.append(json.loads(text))
-            except ValueError:
+                line = json.loads(text)
+                if line.pop("sum") != _sum(line) or line["state"] not in _STATES:
+                    raise ValueError
+            except (ValueError, KeyError, TypeError, AttributeError):
                 raise DataError(f"{self._path}, line {number}: is damaged", remedy=REMEDY) from None
+            self.lines.append(line)
         if rest:  # cut off by a kill
             with self._path.open("r+b") as file:
                 file.truncate(sum(len(text) + 1 for text in whole))
+
+
+def _sum(line: dict[str, Any]) -> int:
+    return zlib.crc32(json.dumps(line).encode())
 
 
 def _sync(folder: Path) -> None:

@@ -62,6 +62,8 @@ class RoundManifest(Section):
     chosen: dict[str, list[str]] | None = None
     """The sites whose updates were chosen, by group; of an estimator that chooses."""
     deadline_s: float | None = None
+    run: str | None = None
+    """Whose round it is."""
 
     def counted(self) -> list[str]:
         """Return the sites whose updates were combined."""
@@ -101,18 +103,31 @@ def read_rounds(run_folder: Path) -> list[RoundManifest]:
     ]
 
 
-def read_chain(run_folder: Path) -> list[RoundManifest]:
+def damaged_newest(run_folder: Path) -> int | None:
+    """Return the last round if its manifest cannot be read; None where it can."""
+    newest = max((run_folder / ROUNDS).glob("*.json"), default=None)
+    if newest is None or not newest.stem.isdigit() or _read(newest) is not None:
+        return None
+    return int(newest.stem)
+
+
+def read_chain(run_folder: Path, run: str | None = None) -> list[RoundManifest]:
     """Return the rounds of a run that is to go on: each starts from the model that the one before ended with.
+
+    Args:
+        run_folder: of the run, or of a stage.
+        run: its name; None to take the rounds of any.
 
     Raises:
         DataError: a manifest is missing, damaged or of another run.
     """
-    try:
-        manifests = read_rounds(run_folder)
-    except (ValueError, OSError) as error:
-        raise DataError(
-            f"{run_folder / ROUNDS}: a manifest cannot be read: {str(error).splitlines()[0]}", remedy=REMEDY
-        ) from None
+    manifests = []
+    for path in sorted((run_folder / ROUNDS).glob("*.json")):
+        if (manifest := _read(path)) is None:
+            raise DataError(f"{path}: cannot be read", remedy=REMEDY)
+        if run is not None and manifest.run not in (None, run):
+            raise DataError(f"{path}: is a round of run {manifest.run}, in the folder of run {run}", remedy=REMEDY)
+        manifests.append(manifest)
     for place, manifest in enumerate(manifests, 1):
         if manifest.round != place:
             raise DataError(f"{run_folder / ROUNDS}: round {place} is missing", remedy=REMEDY)
@@ -124,3 +139,10 @@ def read_chain(run_folder: Path) -> list[RoundManifest]:
                 remedy=REMEDY,
             )
     return manifests
+
+
+def _read(path: Path) -> RoundManifest | None:
+    try:
+        return RoundManifest.model_validate_json(path.read_text())
+    except (ValueError, OSError):
+        return None

@@ -17,7 +17,7 @@ from fedpath.core.config import FederationConfig
 from fedpath.core.errors import FederationError, RefusedError, StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.checks import Entitled, Expected, check_change, check_form, refused
-from fedpath.core.exchange.messages import Order, Update
+from fedpath.core.exchange.messages import Order, Refusal, Update
 from fedpath.core.exchange.wire import Arrays
 from fedpath.server.aggregation import Combiner, Counted, measure
 from fedpath.server.journal import Journal
@@ -27,6 +27,8 @@ from fedpath.server.talk import Asked, Reply, Silence, Talk
 
 _POLL_S = 0.25
 _REPORT_EVERY_S = 15.0
+_AGAIN_AFTER_S, _MOST_TRIES = 60.0, 3
+"""Of a site that said that it could not and is still there, in a round that cannot end without it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +123,8 @@ class Round:
         self._away = away
         self._gone: set[str] = set()
         """Sites that were refused and have left since: when they are back, something was mended."""
+        self._could_not: dict[str, list[float]] = {}
+        """When each site said that it could not do what was asked."""
         self._waits_since: float | None = None
         self._reported = -math.inf
 
@@ -167,7 +171,8 @@ class Round:
         free = [
             site
             for site in sorted(here.intersection(sites))
-            if site not in self._at_work and (site not in parts or site in self._gone or site in self._away)
+            if site not in self._at_work
+            and (site not in parts or site in self._gone or site in self._away or self._may_try_again(site))
         ]
         if plan.concurrency is not None:
             free = free[: max(0, plan.concurrency - len(self._at_work))]
@@ -185,6 +190,12 @@ class Round:
             parts.pop(site, None)
             self._away.pop(site, None)
             self._gone.discard(site)
+
+    def _may_try_again(self, site: str) -> bool:
+        """Return whether a site that could not is asked again: the round waits for its quorum, and some time passed."""
+        tries = self._could_not.get(site, [])
+        waits = self._waits_since is not None and self._heard.parts[site].outcome == "refused"
+        return waits and 0 < len(tries) < _MOST_TRIES and time.monotonic() - tries[-1] >= _AGAIN_AFTER_S
 
     def _is_over(self, now: float, started: float) -> bool:
         plan, counted = self._plan, self._heard.counted()
@@ -265,7 +276,9 @@ class Round:
                 return done
             case Silence(late=False):
                 return self._lose(site, reply.instead, part)
-            case _:
+            case answer:
+                if isinstance(answer, Refusal):
+                    self._could_not.setdefault(site, []).append(time.monotonic())
                 done = part(outcome="refused", reason=reply.instead)
                 self._note("refused", site, done)
                 return done

@@ -127,7 +127,7 @@ class FederatedRun:
         self._agree(gathered)
         self._take_part(gathered)
         initial = self._initial()
-        standing = self._folder.standing(initial, self._tell_of_damage)
+        standing = self._folder.standing(initial, self._tell_of_damage, run=self._run)
         rounds = self._config.training.rounds
         if standing.round > 0:
             self._events.emit("resumed", run=self._run, round=standing.round, rounds=rounds)
@@ -161,8 +161,8 @@ class FederatedRun:
         self._model.to("meta")
         return {name: array for name, array in whole.items() if name not in personal}
 
-    def _tell_of_damage(self, damaged: int, back_to: int) -> None:
-        self._events.emit("checkpoint_damaged", run=self._run, round=damaged, back_to=back_to)
+    def _tell_of_damage(self, damaged: int, back_to: int, what: str) -> None:
+        self._events.emit("checkpoint_damaged", run=self._run, round=damaged, back_to=back_to, what=what)
 
     def _gather(self, members: Members, closing: Closing | None) -> Gathered:
         """Return who takes part: those that did, in a run that goes on."""

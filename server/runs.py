@@ -10,9 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from fedpath.core.config import FederationConfig
-from fedpath.core.errors import ConfigError
+from fedpath.core.errors import ConfigError, DataError
 from fedpath.core.files import write_json
-from fedpath.server.folder import RUN_FILE, SUMMARY_FILE, settings_of_run
+from fedpath.server.folder import FORMAT, RUN_FILE, SUMMARY_FILE, begun, settings_of_run
+from fedpath.server.kept import REMEDY, read_kept
 from fedpath.server.registry.record import read_record
 
 RUNS_FOLDER = "runs"
@@ -41,16 +42,23 @@ def open_run(config: FederationConfig, state: Path, *, new: bool) -> OpenRun:
 
     Raises:
         ConfigError: federation.toml is not that of the run that is not finished, or the folder cannot be written to.
+        DataError: the run that is not finished was written by a newer version of fedpath, or is a copy of another one.
     """
     unfinished = None if new else _unfinished(state)
     if unfinished is None:
         return _new_run(config, state)
-    begun = any(any(unfinished.rglob(name)) for name in ("rounds/*.json", "updates/*/*", "encoded.json"))
-    changed = _changes(unfinished / RUN_FILE, config)
+    kept = _kept(unfinished)
+    is_begun = any(any(unfinished.rglob(name)) for name in ("rounds/*.json", "updates/*/*", "encoded.json"))
+    changed = _changes(kept, config)
     if not changed:
-        return OpenRun(unfinished.name, unfinished, begun)
-    if not begun:  # nothing is lost
+        return OpenRun(unfinished.name, unfinished, is_begun)
+    if not is_begun:  # nothing is lost
         return _new_run(config, state)
+    if (of := _federation_of(kept)) != config.federation.name:
+        raise ConfigError(
+            f"{state}: run {unfinished.name} is of federation '{of}', federation.toml of '{config.federation.name}'",
+            remedy="name the folder of this federation with --dir, or a new one",
+        )
     raise ConfigError(
         f"run {unfinished.name} is not finished, and federation.toml has changed since it began: {'; '.join(changed)}",
         remedy="put these keys back to go on with it, or begin a new run with --new",
@@ -75,13 +83,38 @@ def _when(path: Path) -> tuple[str, int]:
     return f"{date}-{time}", int(attempt) if attempt.isdigit() else 1
 
 
-def _changes(path: Path, config: FederationConfig) -> list[str]:
+def _kept(folder: Path) -> dict[str, Any]:
+    """Return the settings of a run.
+
+    Raises:
+        DataError: they cannot be read, or are not of this run or not of this version.
+    """
+    path = folder / RUN_FILE
+    kept: Any = read_kept(path, json.loads)
+    if not isinstance(kept, dict) or not isinstance(kept.get("config"), dict):
+        raise DataError(f"{path}: cannot be read: it holds no settings", remedy=REMEDY)
+    if kept.get("format", FORMAT) != FORMAT:
+        raise DataError(
+            f"{path}: the run was begun by another version of fedpath (format {kept['format']}, here {FORMAT})",
+            remedy="go on with it with that version, or begin a new run with --new",
+        )
+    if kept.get("run") != folder.name:
+        raise DataError(
+            f"{path}: the folder holds run {kept.get('run')}", remedy="give it that name again, or begin one with --new"
+        )
+    return kept
+
+
+def _federation_of(kept: dict[str, Any]) -> str:
+    federation = kept["config"].get("federation")
+    return str(federation.get("name")) if isinstance(federation, dict) else ""
+
+
+def _changes(kept: dict[str, Any], config: FederationConfig) -> list[str]:
     """Say which keys of federation.toml are not those that the run began with."""
     try:
-        began = settings_of_run(
-            FederationConfig.model_validate_json(json.dumps(json.loads(path.read_text())["config"]))
-        )
-    except (ValidationError, ValueError, KeyError):
+        began = settings_of_run(FederationConfig.model_validate_json(json.dumps(kept["config"])))
+    except (ValidationError, ValueError):
         return ["it began with another version of fedpath"]
     before, now = dict(flat(began)), dict(flat(settings_of_run(config)))
     return [
@@ -112,7 +145,7 @@ def _new_run(config: FederationConfig, state: Path) -> OpenRun:
         folder = state / RUNS_FOLDER / run
         try:
             folder.mkdir(parents=True)
-            write_json(folder / RUN_FILE, {"run": run, "config": settings_of_run(config)})
+            write_json(folder / RUN_FILE, begun(run, config))
         except FileExistsError:
             continue
         except OSError as error:

@@ -68,6 +68,8 @@ class Sequence:
         if journal.started_from() not in (None, plan.base.hash):  # of a model that was set aside since
             journal.forget()
             spool.clear()
+        if journal.replaces_damaged:
+            self._events.emit("journal_damaged", round=round_)
         self._events.emit(
             "round_started",
             round=round_,
@@ -198,6 +200,7 @@ class Sequence:
             aggregation_s=heard.aggregation_s,
             state=hash_arrays(state) if state else None,
             deadline_s=plan.deadline_s,
+            run=self._facts.run,
         )
 
 

@@ -8,6 +8,7 @@ from fedpath.core.config import FederationConfig
 from fedpath.core.events import EventLog
 from fedpath.server.attendance import Attendance
 from fedpath.server.conversation import Conversation
+from fedpath.server.database import explaining
 from fedpath.server.execute import execute
 from fedpath.server.flower import FlowerServer
 from fedpath.server.listener import Listener
@@ -39,6 +40,8 @@ def start(
         ConfigError: credentials, port, model, encoder, registry or folder do not allow a start, or federation.toml is
             not that of the run that is not finished.
         FederationError: the run could not go on.
+        OSError: the disk is full, or nobody may write there.
+        DataError: what is in the folder is damaged.
     """
     # First: an unknown model or option, or a wrong encoder, is found before any hospital is asked to wait.
     config = check_models(config)
@@ -48,7 +51,11 @@ def start(
     listener = Listener(host=host, port=int(port), certificate=credentials.certificate, key=credentials.key)
     run = open_run(config, state, new=new)
     registry = open_registry(config, state, events)
-    with FlowerServer(database=state / "flower.db", public_keys=credentials.public_keys, listener=listener) as server:
+    database = state / "flower.db"
+    with (
+        explaining(database),
+        FlowerServer(database=database, public_keys=credentials.public_keys, listener=listener) as server,
+    ):
         address = f"{host}:{listener.port}"
         events.emit("listening", address=address, run=run.name, sites=config.federation.sites, goes_on=run.begun)
         talk = Conversation(server)

@@ -1,12 +1,10 @@
-"""What the fault tests share: a run to disturb, processes that kill themselves at a given point, the verdict.
-
-A point is exact: the process that is to die is fedpath itself, with a hook that sends it SIGKILL there.
-"""
+"""What the fault tests share: a run to disturb, and the verdict on what became of it."""
 
 import json
+import shutil
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,81 +15,6 @@ from fedpath.server.records import read_rounds
 
 ROUNDS = 3
 DEADLINE_S = 180.0
-
-KILLED_COORDINATOR = """
-import os, signal
-from fedpath.cli.main import main
-from fedpath.server.folder import RunFolder
-from fedpath.server.journal import Journal
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-note, closing, summary = Journal.note, RunFolder.keep_closing, RunFolder.keep_summary
-
-def noting(self, state, **values):
-    note(self, state, **values)
-    if (state, self._path.name[:4]) == ({state!r}, "0002"):
-        die()
-
-def closing_(self, kept):
-    closing(self, kept)
-    if {state!r} == ("tested" if kept.test is not None else "closing"):
-        die()
-
-def summarising(self, kept):
-    if {state!r} == "finished":
-        die()
-    summary(self, kept)
-
-Journal.note, RunFolder.keep_closing, RunFolder.keep_summary = noting, closing_, summarising
-main()
-"""
-"""Dies when ``state`` of round 2 is on disk, or later at "closing", "tested", "finished"."""
-
-KILLED_AGENT = """
-import os, signal
-from fedpath.cli.main import main
-from fedpath.client.agent.flower import FleetConnection
-from fedpath.client.agent.worker import Worker
-from fedpath.core.exchange.messages import Train
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-carry_out, answer = Worker.carry_out, FleetConnection.answer
-doing = []
-
-def working(self, order, arrays):
-    second = isinstance(order, Train) and order.round == 2
-    if second and {state!r} == "asked":
-        die()
-    result = carry_out(self, order, arrays)
-    if second and {state!r} == "trained":
-        die()
-    doing[:] = [second]
-    return result
-
-def answering(self, *values):
-    answer(self, *values)
-    if doing == [True] and {state!r} == "answered":
-        die()
-
-Worker.carry_out, FleetConnection.answer = working, answering
-main()
-"""
-"""Dies with the order of round 2 in hand ("asked"), when it is carried out ("trained"), when the update is uploaded."""
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """One line of the table."""
-
-    fault: str
-    state: str
-    recovered_s: float
-    """From the fault to the end of the round that it struck."""
-    result: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,17 +28,46 @@ class Whole:
     counted: dict[str, list[int]]
 
 
-def configure(federation: Federation) -> None:
-    """Make the run the one that all these tests disturb."""
-    federation.configure(rounds=ROUNDS, training="local_epochs = 20", server="grace_s = 2\nround_timeout_s = 120")
+def configure(federation: Federation, *, min_sites: int | None = None, more: str = "") -> None:
+    """Make the run the one that all these tests disturb.
+
+    Args:
+        federation: the hospitals.
+        min_sites: how many of them have to answer; all by default.
+        more: further tables of federation.toml.
+    """
+    federation.configure(
+        rounds=ROUNDS,
+        min_sites=min_sites,
+        training=f"local_epochs = 20\n{more}",
+        server="grace_s = 2\nround_timeout_s = 120",
+    )
 
 
-def whole_run(federation: Federation) -> Whole:
-    """Run it undisturbed."""
-    federation.start_server()
-    federation.start_sites()
-    assert [federation.wait(name) for name in ("server", *federation.sites)] == [0] * 4
-    return read_whole(federation.run_folder())
+def whole_run(federation: Federation, odd: Mapping[str, str] | None = None) -> Whole:
+    """Run it without a fault, and keep its files out of the way of the run that is disturbed.
+
+    Args:
+        federation: the hospitals; their state folders are empty again afterwards.
+        odd: the scripts of sites that are not as they should be, by name.
+    """
+    state = federation.folder / "undisturbed"
+    federation.start_server(state=state)
+    start_sites(federation, odd)
+    names = ("server", *federation.sites)
+    assert [federation.wait(name) for name in names] == [0] * len(names)
+    for site in federation.sites:
+        shutil.rmtree(federation.site(site) / "state")
+    return read_whole(federation.run_folder(state))
+
+
+def start_sites(federation: Federation, odd: Mapping[str, str] | None = None) -> None:
+    """Start all agents, some of them as their scripts say."""
+    for site in federation.sites:
+        if script := (odd or {}).get(site):
+            federation.start_script(site, script, federation.join_arguments(site))
+        else:
+            federation.start_sites(site)
 
 
 def read_whole(run: Path) -> Whole:
@@ -126,7 +78,13 @@ def read_whole(run: Path) -> Whole:
 
 
 def finish(federation: Federation, whole: Whole, names: Sequence[str]) -> str:
-    """Wait for the end; check that it is that of the undisturbed run, and return so in words."""
+    """Wait for the end; check that it is that of the undisturbed run, and return so in words.
+
+    Args:
+        federation: the hospitals.
+        whole: the undisturbed run.
+        names: the processes that end well.
+    """
     codes = {name: federation.wait(name, DEADLINE_S) for name in names}
     assert codes == dict.fromkeys(names, 0), {name: federation.output(name)[-2000:] for name in names if codes[name]}
     for name in names:
@@ -135,7 +93,7 @@ def finish(federation: Federation, whole: Whole, names: Sequence[str]) -> str:
     assert end.results == whole.results
     assert end == whole
     # No update was lost, and none counted twice.
-    assert all(rounds == list(range(1, ROUNDS + 1)) for rounds in end.counted.values())
+    assert all(rounds == sorted(set(rounds)) for rounds in end.counted.values())
     assert not any((federation.run_folder() / "updates").glob("*/*"))
     return "completed, same bits"
 
@@ -155,17 +113,6 @@ def recovered_after(federation: Federation, since: float) -> float:
     """Wait until round 2 is done; return the seconds since a fault."""
     wait_until(round_done(federation), "round 2 is done", DEADLINE_S)
     return time.monotonic() - since
-
-
-def print_table(cases: Sequence[Case], write: Callable[[str], None]) -> None:
-    """Print the faults, and what became of the run."""
-    if not cases:
-        return
-    rows = [("fault", "state", "recovered", "result")]
-    rows += [(case.fault, case.state, f"{case.recovered_s:.1f} s", case.result) for case in cases]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    for row in rows:
-        write("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
 
 
 def _state(path: Path) -> dict[str, bytes]:

@@ -37,11 +37,29 @@ outcome_derived = false
 BD = '[model]\nname = "bd"\noptions = { hidden = 8, prompt = 4, dropout = 0.1 }'
 
 
+_PORTS = range(20_000, 32_000)
+"""Below those that the system deals out by itself: no outgoing connection is in the way between choice and use."""
+_held: list[socket.socket] = []
+
+
 def free_port() -> int:
-    """A port that nobody uses at this moment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port that nobody uses, and that no other test takes before this process has ended.
+
+    Tests run side by side, and between choosing a port and listening on it others choose too. A name in the kernel that
+    only one process can have marks a port as dealt; it goes when its process ends, however it does.
+    """
+    for port in _PORTS:
+        mark, probe = socket.socket(socket.AF_UNIX), socket.socket()
+        with probe:
+            try:
+                mark.bind(f"\0fedpath-test-port-{port}")
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                mark.close()
+                continue
+        _held.append(mark)
+        return port
+    raise AssertionError("no port is free")
 
 
 def wait_until(condition: Callable[[], bool], what: str, deadline_s: float = DEADLINE_S) -> None:
@@ -102,10 +120,11 @@ class Federation:
     Args:
         folder: everything goes below it.
         sites: names of the hospitals.
+        host: the coordinator's address.
     """
 
-    def __init__(self, folder: Path, sites: Sequence[str]) -> None:
-        self.folder, self.sites = folder, list(sites)
+    def __init__(self, folder: Path, sites: Sequence[str], *, host: str = "127.0.0.1") -> None:
+        self.folder, self.sites, self.host = folder, list(sites), host
         self.state = folder / "coordinator"
         self.credentials = folder / "credentials"
         self.port = free_port()
@@ -153,7 +172,7 @@ class Federation:
         quorum = f"min_sites = {min_sites}\n" if min_sites is not None else ""
         self.toml.write_text(
             f'[federation]\nname = "test"\nsites = [{sites}]\nseed = {seed}\n'
-            f'[server]\naddress = "127.0.0.1:{self.port}"\n{quorum}{server}\n'
+            f'[server]\naddress = "{self.host}:{self.port}"\n{quorum}{server}\n'
             '[task]\nlabels = ["normal", "tumour"]\n'
             f'[features]\nencoder = "noise"\nwidth = {WIDTH}\nmpp = 0.5\npatch_px = 128\n'
             f"{clinical}\n{model}\n"
@@ -164,9 +183,11 @@ class Federation:
         """Start ``fedpath ARGUMENTS`` (after the words in ``before``)."""
         self._start(name, [*before, sys.executable, "-m", "fedpath.cli", *map(str, arguments)])
 
-    def start_script(self, name: str, script: str, arguments: Sequence[str | Path]) -> None:
-        """Start a Python script with `fedpath`'s arguments: a site that misbehaves."""
-        self._start(name, [sys.executable, "-c", script, *map(str, arguments)])
+    def start_script(
+        self, name: str, script: str, arguments: Sequence[str | Path], *, before: Sequence[str] = ()
+    ) -> None:
+        """Start a Python script with `fedpath`'s arguments (after the words in ``before``): a site that misbehaves."""
+        self._start(name, [*before, sys.executable, "-c", script, *map(str, arguments)])
 
     def _start(self, name: str, command: list[str]) -> None:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
@@ -175,14 +196,18 @@ class Federation:
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=environment
             )
 
-    def start_server(self, *, state: Path | None = None, name: str = "server") -> None:
+    def start_server(self, *, state: Path | None = None, name: str = "server", before: Sequence[str] = ()) -> None:
         """Start the coordinator."""
-        self.start(name, ["server", "start", "--config", self.toml, "--dir", state or self.state])
+        self.start(name, self.server_arguments(state), before=before)
 
-    def start_sites(self, *sites: str) -> None:
+    def start_sites(self, *sites: str, before: Sequence[str] = ()) -> None:
         """Start the hospitals' agents, all by default."""
         for site in sites or self.sites:
-            self.start(site, self.join_arguments(site))
+            self.start(site, self.join_arguments(site), before=before)
+
+    def server_arguments(self, state: Path | None = None) -> list[str | Path]:
+        """The arguments with which the coordinator starts."""
+        return ["server", "start", "--config", self.toml, "--dir", state or self.state]
 
     def join_arguments(self, site: str, *, kit: Path | None = None) -> list[str | Path]:
         """The arguments with which a hospital joins."""

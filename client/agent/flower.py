@@ -55,6 +55,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 
 from fedpath.client.agent.kit import Kit
 from fedpath.client.agent.preflight import explain_transport_error
+from fedpath.client.agent.presence import Presence
 from fedpath.core.errors import ConnectionFailedError, StoppedError
 from fedpath.core.exchange.wire import REASON_HEADER
 
@@ -93,6 +94,7 @@ class FleetConnection:
         kit: the site's kit.
         stop: set it to give up waiting for a coordinator that is away.
         away: told once, with the reason, when the coordinator goes away, and with None when it is back.
+        presence: of this site's agent: the only one, so one that the coordinator takes for connected is dead.
         patience_s: how long a coordinator that is away is tried again before giving up.
 
     Raises:
@@ -102,9 +104,15 @@ class FleetConnection:
     """
 
     def __init__(
-        self, kit: Kit, *, stop: threading.Event, away: Callable[[str | None], None], patience_s: float = 300.0
+        self,
+        kit: Kit,
+        *,
+        stop: threading.Event,
+        away: Callable[[str | None], None],
+        presence: Presence | None = None,
+        patience_s: float = 300.0,
     ) -> None:
-        self._kit, self._patience_s = kit, patience_s
+        self._kit, self._presence, self._patience_s = kit, presence, patience_s
         self._stop, self._away, self._is_away = stop, away, False
         self._public_key = public_key_to_bytes(kit.node_key.public_key())
         self._client = FleetHttpClient.from_server_address(
@@ -128,11 +136,14 @@ class FleetConnection:
                 response = self._retry(partial(self._client.ActivateNode, request))
                 break
             except _StatusError as error:
-                # A site that was killed counts as connected until its heartbeats have been missed.
+                # A site that was killed counts as connected until its heartbeats have been missed, or it is told.
                 if error.reason != "connected" or time.monotonic() > deadline:
                     raise self._not_accepted(error) from None
-                self._pause(1.0)
+                if not self._bury():
+                    self._pause(1.0)
         self._node = Node(node_id=response.node_id)
+        if self._presence is not None:
+            self._presence.node_id = self.node_id
         self._heart.start()
         return self
 
@@ -211,6 +222,17 @@ class FleetConnection:
                 push_objects(get_all_nested_objects(reply), push, object_ids_to_push=set(response.objects_to_push))
             except ObjectPushError:
                 raise RunOverError from None
+
+    def _bury(self) -> bool:
+        """Tell the coordinator that the agent before this one is dead; return whether it was taken for connected."""
+        before = None if self._presence is None else self._presence.node_id
+        if before is None:
+            return False
+        try:
+            self._client.DeactivateNode(DeactivateNodeRequest(node_id=before))
+        except (httpx.HTTPError, RuntimeError):  # a number of another coordinator's, or it is away
+            return False
+        return True
 
     def _beat(self) -> None:
         request = SendNodeHeartbeatRequest(node=self._node, heartbeat_interval=_HEARTBEAT_S)

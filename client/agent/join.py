@@ -15,6 +15,7 @@ from fedpath.client.agent.app import build_client_app, order_in, reply_to
 from fedpath.client.agent.flower import FleetConnection, RunOverError
 from fedpath.client.agent.kit import Kit, load_kit
 from fedpath.client.agent.preflight import wait_for_coordinator
+from fedpath.client.agent.presence import Presence, presence
 from fedpath.client.agent.worker import Worker
 from fedpath.client.audit import AUDIT_FILE, AuditLog
 from fedpath.core.clinical.standard import ClinicalStatistics
@@ -35,6 +36,7 @@ from fedpath.core.exchange.messages import (
     encode,
 )
 from fedpath.core.exchange.wire import Arrays
+from fedpath.core.training.engines.launch import TrainingProcessError
 
 # Asked often while something is likely to come, seldom while the other sites are training.
 _SHORTEST_WAIT_S, _LONGEST_WAIT_S, _GROWTH = 0.02, 0.5, 1.2
@@ -72,13 +74,21 @@ def join(
         stay: stay when a run is over or has sent this site away, also while the coordinator is away.
 
     Raises:
-        ConfigError: kit and site.toml do not belong together.
+        ConfigError: kit and site.toml do not belong together, or another agent works in this site's folder.
         ConnectionFailedError: the coordinator cannot be reached or does not accept this site.
         StoppedError: ``stop`` was set.
         FedpathError: this site could not do what was asked; the coordinator has been told without details.
     """
     kit = load_kit(kit_folder)
     _check_identity(config, kit, kit_folder)
+    with presence(config.state, kit.federation, stop) as present:
+        return _join(config, kit, present, events, stop, wait_s, stay)
+
+
+def _join(
+    config: SiteConfig, kit: Kit, present: Presence, events: EventLog, stop: threading.Event, wait_s: float, stay: bool
+) -> Outcome:
+    """Take part, as the only agent of this site."""
     audit = AuditLog(config.state / AUDIT_FILE)
     worker = Worker(config, federation=kit.federation, events=events, stays=stay)
     site = _Site(worker, audit, kit.address, events, stay=stay)
@@ -91,7 +101,7 @@ def join(
         waiting=lambda reason: events.emit("waiting", reason=reason, wait_s=None if stay else wait_s),
     )
     away = partial(_tell_away, events)
-    with FleetConnection(kit, stop=stop, away=away, patience_s=patience_s) as connection:
+    with FleetConnection(kit, stop=stop, away=away, presence=present, patience_s=patience_s) as connection:
         events.emit("joined", federation=kit.federation, address=kit.address)
         site.serve(connection, stop)
     if not (site.outcome.finished or site.outcome.refused):
@@ -140,6 +150,11 @@ class _Site:
         context = Context(message.metadata.run_id, connection.node_id, {}, RecordDict(), {})
         try:
             reply = self._app(message, context)
+        except TrainingProcessError as error:
+            # Nothing is wrong here that was not so before: it stays for the next order.
+            self._send(connection, self._refusal(message, error), started)
+            self._events.emit("training_failed", reason=error.message, remedy=error.remedy)
+            return
         except FedpathError as error:
             self._send(connection, self._refusal(message, error), started)
             if not self._stay:
@@ -175,7 +190,13 @@ class _Site:
 
     def _refusal(self, message: Message, error: FedpathError) -> Message:
         """Say that it did not work; the reason only where it is about the order and not about this hospital's data."""
-        reason = error.message if isinstance(error, RefusedError) else "the site could not do it; its own log says why"
+        match error:
+            case RefusedError(message=reason):
+                pass
+            case TrainingProcessError(how=how):
+                reason = f"the process that trains {how}, twice; the site's own log says more"
+            case _:
+                reason = "the site could not do it; its own log says why"
         refusal = Refusal(reason=reason[:2000])
         content = encode(refusal)
         try:

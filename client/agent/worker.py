@@ -5,6 +5,7 @@ carries all it needs: a worker that is killed and started again answers the same
 """
 
 import hashlib
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -47,6 +48,7 @@ from fedpath.core.models.protocol import BagModel
 from fedpath.core.training.device import choose_device
 from fedpath.core.training.engines.base import EngineSettings
 from fedpath.core.training.engines.choose import engine_settings
+from fedpath.core.training.engines.launch import TrainingProcessError
 from fedpath.core.training.loop import TrainResult, train
 from fedpath.core.training.order import course
 from fedpath.core.training.precision import Precision, choose_precision
@@ -82,6 +84,7 @@ class Worker:
         Raises:
             RefusedError: the hospital's policy, or the order itself, does not allow it.
             DataError: this hospital's data does not allow it.
+            TrainingProcessError: processes that train were lost, twice; the next order may fare better.
         """
         check_order(self._config.policy, order, site=self._config.site.name, federation=self._federation)
         self._check_fields(order.facts)
@@ -132,7 +135,8 @@ class Worker:
         examples = work.examples("train")
         self._check_enough(order, examples)
         examples, validation = self._validate(order, work, came.fill, examples)
-        model, result = work.train(order.learning_rate, came.fill, partial(self._train_model, order, came, examples))
+        trainer = partial(self._train_model, order, came, examples)
+        model, result = self._trained(order.round, partial(work.train, order.learning_rate, came.fill, trainer))
         left = left_by(model, result.patients_by_group, result.mean_gradients, came.local)
         patients = groups_that_may_leave(left.trained, came.model, result.patients_by_group, **self._terms)
         self._events.emit(
@@ -174,6 +178,19 @@ class Worker:
             passes = course(len(examples), self._settings(order, "auto"), seed=self._seed(order))
             used = {examples[index].patient_id for epoch in passes for step in epoch for index in step}
             check_enough(len(used), **self._terms, steps=steps)
+
+    def _trained(
+        self, round_: int, attempt: Callable[[], tuple[BagModel, TrainResult]]
+    ) -> tuple[BagModel, TrainResult]:
+        """Train; once more where a process that trains is lost: what was short of memory then may not be now.
+
+        The same seeds and a model that is built anew: the second attempt gives the bits that the first one would have.
+        """
+        try:
+            return attempt()
+        except TrainingProcessError as error:
+            self._events.emit("training_lost", round=round_, reason=error.message)
+        return attempt()
 
     def _validate(self, order: Train, work: Work, fill: Fill, examples: list[Example]) -> tuple[list[Example], Metrics]:
         """Return the examples that may be trained on, and the figures of the model that came.

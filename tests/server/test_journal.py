@@ -32,9 +32,16 @@ def test_a_line_that_a_kill_cut_off_did_not_happen(tmp_path: Path) -> None:
 
 def test_a_damaged_line_is_named(tmp_path: Path) -> None:
     path = tmp_path / "journal"
-    path.write_bytes(b'{"state": "asked"}\n\x00\x00\x00\n{"state": "lost"}\n')
-    with pytest.raises(DataError, match=r"journal, line 2: is damaged"):
-        Journal(path)
+    journal = Journal(path)
+    for site in "ABC":
+        journal.note("answered", site=site, part={"patients": {"image": 8}})
+    whole = path.read_bytes()
+    second = whole.splitlines(keepends=True)[1]
+    others = [b"\x00" * 9 + b"\n", b"[]\n", b"{}\n", b"8\n", b'{"state": "answered"}\n', second.replace(b"8", b"9")]
+    for other in [*others, second.replace(b"answered", b"answerec"), second.replace(b'"sum": ', b'"sum": 1')]:
+        path.write_bytes(whole.replace(second, other))
+        with pytest.raises(DataError, match=r"journal, line 2: is damaged"):
+            Journal(path)
 
 
 def test_a_round_that_begins_anew_has_no_past(tmp_path: Path) -> None:

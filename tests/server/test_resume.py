@@ -81,9 +81,9 @@ def serve(config: FederationConfig, state: Path, sites: Sites, *, new: bool = Fa
     """What `start` does, without a network."""
     run, stop = open_run(config, state, new=new), threading.Event()
     if config.stage:
-        return run, Pipeline(config, "run", sites, run.folder, EventLog(), stop).execute()
+        return run, Pipeline(config, run.name, sites, run.folder, EventLog(), stop).execute()
     folder = RunFolder(run.folder, config)
-    federated = FederatedRun(config, "run", initial_model(config), sites, folder, EventLog(), stop)
+    federated = FederatedRun(config, run.name, initial_model(config), sites, folder, EventLog(), stop)
     return run, federated.execute().summary
 
 
@@ -271,7 +271,7 @@ def test_a_damaged_model_is_replaced(hospitals: Path, tmp_path: Path, damage: An
     best = weights(folder.path)["best.safetensors"]
     damage(folder.path)
     told: list[tuple[int, int]] = []
-    standing = folder.standing(initial, lambda damaged, to: told.append((damaged, to)))
+    standing = folder.standing(initial, lambda damaged, to, _: told.append((damaged, to)))
     assert standing.round == (2 if back_to is None else back_to)
     assert told == ([] if back_to is None else [(2, back_to)])
     assert hash_arrays(standing.model) == read_rounds(folder.path)[-1].result

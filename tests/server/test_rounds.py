@@ -286,7 +286,7 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(hospitals: Path, tmp
     events: list[Event] = []
     run(tmp_path / "run", Sites(hospitals, NAMES), events, **ALL)
     (damaged,) = [event.values for event in events if event.kind == "checkpoint_damaged"]
-    assert damaged == {"run": "run", "round": 2, "back_to": 1}
+    assert damaged == {"run": "run", "round": 2, "back_to": 1, "what": "model"}
     assert (tmp_path / "run/rounds/0002.json.lost").is_file()
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
     assert weights(tmp_path / "run", "best") == weights(tmp_path / "whole", "best")

@@ -1,6 +1,7 @@
 """Sites that misbehave, as real processes: a poisoned update is refused by name, an answer outlives its site."""
 
 import json
+import signal
 from pathlib import Path
 
 import pytest
@@ -88,6 +89,66 @@ def test_an_answer_outlives_its_site(federation: Federation, tmp_path: Path) -> 
         assert server.receive(ticket) == content
 
 
+# Joins as the only agent of a folder, fetches an order and holds it; "once more" lets it leave without one.
+_HOLDER = """
+import sys, threading
+from pathlib import Path
+from fedpath.client.agent.flower import FleetConnection
+from fedpath.client.agent.kit import load_kit
+from fedpath.client.agent.presence import presence
+
+stop = threading.Event()
+with presence(Path(sys.argv[2]), "test", stop) as present:
+    with FleetConnection(load_kit(Path(sys.argv[1])), stop=stop, away=print, presence=present) as connection:
+        while sys.argv[3] == "hold":
+            if connection.fetch() is not None:
+                print("has it")
+                stop.wait()
+        while connection.fetch() is None:
+            pass
+"""
+
+
+def test_an_agent_that_is_started_again_is_back_at_once_and_is_asked_anew(federation: Federation) -> None:
+    """The coordinator takes a killed agent for connected until its heartbeats are missed; the next one knows better."""
+    config = load_federation(federation.toml)
+    credentials = load_server_credentials(federation.credentials / "server", config.federation.sites)
+    listener = Listener(
+        host="127.0.0.1", port=federation.port, certificate=credentials.certificate, key=credentials.key
+    )
+    kit, state = federation.credentials / "kits" / "A", federation.site("A") / "state"
+    with FlowerServer(
+        database=federation.state / "flower.db", public_keys=credentials.public_keys, listener=listener
+    ) as server:
+        federation.start_script("A", _HOLDER, [kit, state, "hold"])
+        wait_until(lambda: server.online() == {"A"}, "A is connected")
+        fetched = server.send("A", "query", "0", b"fetched", ttl_s=60)
+        federation.wait_for_output("A", "has it")
+        never = server.send("A", "query", "0", b"not fetched", ttl_s=60)
+        assert server.receive(fetched) is server.receive(never) is None
+        federation.signal("A", signal.SIGKILL)
+        federation.wait("A")
+        assert server.online() == {"A"}
+        federation.start_script("again", _HOLDER, [kit, state, "once more"])
+        wait_until(lambda: server.receive(fetched) == Lost("its agent was started again"), "A is known to be another")
+        assert server.receive(never) == Lost("its agent was started again")
+        assert server.online() == {"A"}
+        # What it gets is what was sent to it, and nothing of what was sent to the one before.
+        server.send("A", "query", "0", b"anew", ttl_s=60)
+        assert federation.wait("again") == 0
+
+
+def test_two_agents_do_not_work_in_one_folder(federation: Federation) -> None:
+    federation.configure(server="join_timeout_s = 300")
+    federation.start_server()
+    federation.start_sites("A")
+    federation.wait_for_output("A", "joined")
+    federation.start("second", federation.join_arguments("A"))
+    assert federation.wait("second") == 2
+    assert "another agent for federation 'test' works in this folder" in federation.output("second")
+    assert "Traceback" not in federation.output("second")
+
+
 def test_a_site_that_is_no_longer_listed_does_not_get_in(federation: Federation) -> None:
     """Its key was registered in an earlier run and is still in Flower's state."""
     federation.configure(server="join_timeout_s = 1", rounds=1)
@@ -107,7 +168,11 @@ def test_a_copied_kit_does_not_take_a_connected_sites_place(federation: Federati
     federation.start_server()
     federation.start_sites("A")
     federation.wait_for_output("A", "joined")
-    federation.start("copy", federation.join_arguments("A"))
+    elsewhere = federation.site("elsewhere") / "site.toml"
+    elsewhere.parent.mkdir()
+    data = '[data]\nmanifest = "../A/manifest.csv"\nfeatures = "../A/features"\n'
+    elsewhere.write_text(f'[site]\nname = "A"\n{data}')
+    federation.start("copy", [*federation.join_arguments("A")[:-1], elsewhere])
     assert federation.wait("copy") == 4
     assert "site A is connected to" in federation.output("copy")
     assert "Traceback" not in federation.output("copy")

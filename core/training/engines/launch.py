@@ -39,7 +39,16 @@ _REMEDY = 'compute.engine = "torch" in site.toml trains without DeepSpeed'
 
 
 class TrainingProcessError(FedpathError):
-    """A process that trains failed or was killed."""
+    """A process that trains failed or was killed.
+
+    Args:
+        message, remedy: as of any error; for the hospital's own eyes, for they may repeat what the process printed.
+        how: what became of it, in words that may leave the hospital.
+    """
+
+    def __init__(self, message: str, *, remedy: str, how: str = "failed") -> None:
+        super().__init__(message, remedy=remedy)
+        self.how = how
 
 
 @dataclass(frozen=True, slots=True)
@@ -321,6 +330,7 @@ def _end_of(process: _Process) -> list[tuple[int, Exception]]:
         f"DeepSpeed's process {process.rank + 1} {how}" + (f"; its last line: {last}" if last else ""),
         remedy="SIGKILL often means that the machine's memory was not enough: fewer processes or a smaller model need "
         "less" if code == -signal.SIGKILL else _REMEDY,
+        how=how,
     )  # fmt: skip
     error.add_note(_last_lines(process, 40))
     return [(1, error)]

@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
+from federation import free_port
 
 from fedpath.client.agent.preflight import (
     UnreachableError,
@@ -98,12 +99,6 @@ def serving(
         server.shutdown()
         thread.join()
         server.server_close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def fault(address: str, authority: Path, shift: float = 0.0) -> ConnectionFailedError:

@@ -1,0 +1,67 @@
+"""The end of a run: what is kept of it does not depend on which site answered first."""
+
+import threading
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import pytest
+from in_process import Sites, write_sites
+
+from fedpath.core.config import FederationConfig
+from fedpath.core.events import EventLog
+from fedpath.core.exchange.groups import to_arrays
+from fedpath.core.training.alone import initial_model
+from fedpath.server.closing import Close
+from fedpath.server.folder import RunFolder
+from fedpath.server.rounds import facts_of
+from fedpath.server.standing import Standing
+from fedpath.server.talk import Asked, Reply
+
+NAMES = ("A", "B", "C")
+CONFIG: dict[str, Any] = {
+    "federation": {"name": "test", "sites": list(NAMES)},
+    "server": {"address": "localhost:1"},
+    "task": {"labels": ["normal", "tumour"]},
+    "features": {"encoder": "noise", "width": 8, "mpp": 0.5, "patch_px": 128},
+    "model": {"name": "acmil", "options": {"inner": 4, "attention": 4}},
+}
+
+
+class LastFirst(Sites):
+    """Sites of which the last one that was asked answers first."""
+
+    def next_reply(self, asked: Collection[Asked], timeout_s: float) -> Reply | None:
+        """The answer of the last of them."""
+        return super().next_reply(list(asked)[::-1], timeout_s)
+
+
+@pytest.fixture
+def close(tmp_path: Path) -> tuple[Close, Standing, LastFirst]:
+    """The end of a run of three hospitals."""
+    write_sites(tmp_path / "hospitals", NAMES)
+    config, sites = FederationConfig.model_validate(CONFIG), LastFirst(tmp_path / "hospitals", NAMES)
+    folder = RunFolder(tmp_path / "run", config)
+    standing = folder.standing(to_arrays(initial_model(config)))
+    return (
+        Close(config, facts_of(config, "run"), sites, folder, EventLog(), threading.Event()),
+        standing,
+        sites,
+    )
+
+
+@pytest.mark.parametrize("more", [True, False])
+def test_the_sites_that_have_the_model_are_named_in_one_order(
+    close: tuple[Close, Standing, LastFirst], more: bool
+) -> None:
+    ending, standing, sites = close
+    assert ending.say_goodbye(standing, list(NAMES), more=more) == list(NAMES)
+    assert [site for site, kind in sites.heard if kind == "finish"] == ["C", "B", "A"]
+
+
+def test_the_figures_are_kept_in_one_order(close: tuple[Close, Standing, LastFirst]) -> None:
+    ending, standing, sites = close
+    closing = ending.figures(standing, list(NAMES))
+    assert [site for site, _ in sites.heard[:3]] == ["C", "B", "A"]
+    assert list(closing.validation) == list(NAMES)
+    assert list(closing.test or {}) == list(NAMES)
