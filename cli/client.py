@@ -98,6 +98,8 @@ def _say(event: "Event") -> None:
             )
         case "trained":
             typer.echo(f"round {values['round']}: trained in {values['seconds']:.1f} s, loss {values['loss']:.3f}")
+        case "moving":
+            typer.echo(f"{values['way']} arrays: {values['done'] >> 20} of {values['total'] >> 20} MiB")
         case "sent":
             typer.echo(f"sent {values['what']}, {values['bytes']:,} bytes")
         case "finished" if values["more"]:

@@ -85,6 +85,9 @@ def _say(event: "Event") -> None:
             typer.echo(f"round {values['round']}: {counted}; waiting for {', '.join(values['missing'])}")
         case "checkpoint_damaged":
             typer.echo(f"the model of round {values['round']} is damaged: going on from round {values['back_to']}")
+        case "moving":
+            done, total = values["done"] >> 20, values["total"] >> 20
+            typer.echo(f"site {values['site']}: {values['way']} arrays, {done} of {total} MiB")
         case "site_lost" | "site_late":
             typer.echo(f"round {values['round']}, site {values['site']}: {values['reason']}")
         case "judged" if values["auc"] is not None or values["loss"] is not None:

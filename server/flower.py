@@ -56,6 +56,8 @@ from fedpath.core.exchange.wire import BLOB, REASON_HEADER
 from fedpath.server.listener import App, Listener, Receive, Scope, Send, answer
 
 _TASK_HEARTBEAT_S = 20.0
+_MOVING_S = 12.0
+"""As long as a site's own heartbeats say."""
 _ACTIVATE = "/v1/fleet/activate-node"
 _UPLOADS = frozenset({"/v1/fleet/push-messages", "/v1/fleet/push-object"})
 _PRECONDITION_FAILED = 412
@@ -98,16 +100,22 @@ class FlowerServer:
         database: SQLite file of the SuperLink's state.
         public_keys: the sites that may connect, by name, with the keys that identify them.
         listener: where to serve; see `fedpath.server.listener`.
+        tensors: what answers requests about files of arrays, on the same port.
     """
 
     def __init__(
-        self, *, database: Path, public_keys: Mapping[str, ec.EllipticCurvePublicKey], listener: Listener
+        self,
+        *,
+        database: Path,
+        public_keys: Mapping[str, ec.EllipticCurvePublicKey],
+        listener: Listener,
+        tensors: App | None = None,
     ) -> None:
         database.parent.mkdir(parents=True, exist_ok=True)
         _log_to(database.with_suffix(".log"))
         self._app = create_app(_lifespan_config(database), SuperLinkLifespan)
         self._state: LinkState = self._app.state.linkstate_factory.state()
-        self._listener = listener
+        self._listener, self._tensors = listener, tensors
         self._public_keys = list(public_keys.values())
         self._sites: dict[int, str] = {}
         for site, key in public_keys.items():
@@ -125,7 +133,7 @@ class FlowerServer:
 
     def __enter__(self) -> Self:
         self._end_earlier_runs()
-        self._listener.start(_Watched(self._app, self._public_keys, self._collect))
+        self._listener.start(_Watched(self._app, self._public_keys, self._collect), self._tensors)
         self._open_run()
         self._heart.start()
         return self
@@ -145,6 +153,10 @@ class FlowerServer:
         """Return the sites whose agents are connected."""
         online = self._state.get_node_info(statuses=[NodeStatus.ONLINE])
         return {self._sites[node.node_id] for node in online if node.node_id in self._sites}
+
+    def note_alive(self, site: str) -> None:
+        """Take it for a heartbeat that a site moves bytes: over a slow link its own may come too late."""
+        self._state.acknowledge_node_heartbeat(self._nodes[site], _MOVING_S)
 
     def send(self, site: str, message_type: str, group: str, content: bytes, *, ttl_s: float) -> Ticket:
         """Send ``content`` to a site; it waits there until the site fetches it.

@@ -121,7 +121,7 @@ def check_clock(address: str, date_header: str, local: float) -> None:
     )
 
 
-def explain_transport_error(address: str, error: httpx.TransportError) -> ConnectionFailedError:
+def explain_transport_error(address: str, error: Exception) -> ConnectionFailedError:
     """Say which of the usual reasons kept us from talking to ``address``."""
     cause: BaseException | None = error
     while cause is not None:

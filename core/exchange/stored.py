@@ -106,6 +106,13 @@ class ArrayFile:
         """Return an array's type on disk: F32, F16, BF16 or I8."""
         return self._places[name].dtype
 
+    def place(self, name: str) -> slice | None:
+        """Return which bytes of the file are an array's float32; None where it has none to be read in place."""
+        place = self._places[name]
+        if place.dtype != "F32" or place.offset % 4:
+            return None
+        return slice(place.offset, place.offset + 4 * place.size)
+
     def block(self, name: str, start: int, stop: int, buffer: F32) -> F32:
         """Return elements ``start`` to ``stop`` of the flattened array as float32.
 
