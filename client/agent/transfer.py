@@ -1,7 +1,7 @@
 """Files of arrays to and from the coordinator, over as many connections as it takes.
 
-See `fedpath.core.exchange.transfer`. A connection that breaks is opened again, and the file goes on where it stopped, as
-long as bytes arrive now and then; so does one that an agent which was killed left half done. Bytes go from file to
+See `fedpath.core.exchange.transfer`. A connection that breaks is opened again, and the file goes on where it stopped,
+as long as bytes arrive now and then; so does one that an agent which was killed left half done. Bytes go from file to
 socket and back a block at a time: a model of any size costs this process one block.
 """
 
@@ -12,7 +12,7 @@ import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import unquote, urlsplit
@@ -200,11 +200,9 @@ class Transfer:
         headers = request.sign(self._kit.node_key, time.time())
         if body is not None:
             headers["Content-Length"] = str(apart.size - offset)
-        try:
+        # The coordinator may have said why before it closed the connection.
+        with suppress(BrokenPipeError, ConnectionResetError):
             connection.request(method, request.path, body, headers)
-        except (BrokenPipeError, ConnectionResetError):
-            # The coordinator may have said why before it closed the connection.
-            pass
         response = connection.getresponse()
         if response.status in _OVER:
             raise RunOverError

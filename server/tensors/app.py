@@ -9,7 +9,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
@@ -94,28 +94,31 @@ class TensorApp:
         file = await _in_thread(self._outgoing.open, request.apart, request.site)
         if file is None:
             return await answer(send, 404)
+        with file:
+            return await self._give_rest(request, file, send)
+
+    async def _give_rest(self, request: Request, file: BinaryIO, send: Send) -> None:
         left = max(0, request.apart.size - request.offset)
         if not left:
-            file.close()
             return await answer(send, 200)
         length = [(b"content-length", str(left).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": length})
-        with file:
-            file.seek(request.offset)
-            told, reading = time.monotonic(), _start(file.read, BLOCK)
-            while left:
-                block = await reading
-                left -= len(block)
-                reading = _start(file.read, BLOCK)
-                try:
-                    body = {"type": "http.response.body", "body": block, "more_body": left > 0}
-                    await asyncio.wait_for(send(body), _IDLE_S)
-                except TimeoutError:  # returning with less than was promised closes the connection
-                    left = 0
-                if (now := time.monotonic()) - told > _TELL_EVERY_S:
-                    told = now
-                    await _in_thread(self._moved, request, request.apart.size - left)
-            await reading
+        file.seek(request.offset)
+        told, reading = time.monotonic(), _start(file.read, BLOCK)
+        while left:
+            block = await reading
+            left -= len(block)
+            reading = _start(file.read, BLOCK)
+            try:
+                body = {"type": "http.response.body", "body": block, "more_body": left > 0}
+                await asyncio.wait_for(send(body), _IDLE_S)
+            except TimeoutError:  # returning with less than was promised closes the connection
+                break
+            if (now := time.monotonic()) - told > _TELL_EVERY_S:
+                told = now
+                await _in_thread(self._moved, request, request.apart.size - left)
+        await reading
+        return None
 
     async def _take(self, request: Request, upload: Upload, receive: Receive, send: Send) -> None:
         """Take a file in from the offset on."""
@@ -129,7 +132,7 @@ class TensorApp:
             return await answer(send, 422)
         except OSError:  # no room; what is there stays, and the site tries again
             return await answer(send, 507)
-        await answer(send, 200, _at(upload.offset))
+        return await answer(send, 200, _at(upload.offset))
 
     async def _take_in(self, request: Request, upload: Upload, receive: Receive) -> None:
         writing: asyncio.Future[None] | None = None
