@@ -138,7 +138,8 @@ def explain_transport_error(address: str, error: Exception) -> ConnectionFailedE
                 remedy="check address and ca.crt of the kit with the coordinator's operator; "
                 "a proxy that opens TLS cannot be used",
             )
-        if isinstance(cause, ssl.SSLError):
+        # One that ends in the middle was TLS, and is broken.
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             return ConnectionFailedError(
                 f"{address} does not speak TLS as expected: {cause.reason or cause}",
                 remedy="check the address and port in kit.toml, and any proxy in between",

@@ -122,6 +122,9 @@ class Incoming:
 
     def clear(self) -> None:
         """Remove all: the run is over."""
+        for slot in self._slots.values():
+            with slot.lock:
+                slot.apart = slot.holder = None
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _find(self, slot: _Slot, site: str, apart: Apart) -> None:
