@@ -1,5 +1,6 @@
 """A way to the coordinator that breaks: a proxy that cuts connections, and a slow link between network namespaces."""
 
+import json
 import os
 import socket
 import struct
@@ -20,10 +21,14 @@ class CuttingProxy:
         port: where to.
         cut_up: numbers of bytes towards that port, over all connections, after which all of these are reset.
         cut_down: likewise, of bytes from it.
+        hold_up: number of bytes towards that port after which nothing is passed on any more until `release`.
     """
 
-    def __init__(self, port: int, *, cut_up: Sequence[int] = (), cut_down: Sequence[int] = ()) -> None:
-        self._target = port
+    def __init__(
+        self, port: int, *, cut_up: Sequence[int] = (), cut_down: Sequence[int] = (), hold_up: int | None = None
+    ) -> None:
+        self._target, self._hold_up = port, hold_up
+        self.held, self._released = threading.Event(), threading.Event()
         self._cuts = {"up": list(cut_up), "down": list(cut_down)}
         self.passed = {"up": 0, "down": 0}
         self.cut = 0
@@ -43,7 +48,13 @@ class CuttingProxy:
         with suppress(OSError):  # not connected, which it never is; this wakes the thread that accepts
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self.release()
+
+    def release(self) -> None:
+        """Reset what was held up; new connections pass."""
+        self._hold_up = None
         self._reset()
+        self._released.set()
 
     def _accept(self) -> None:
         while True:
@@ -70,6 +81,9 @@ class CuttingProxy:
                     self.cut += 1
                     self._reset()
                     return
+                if way == "up" and self._hold_up is not None and self.passed[way] > self._hold_up:
+                    self.held.set()
+                    self._released.wait()
                 sink.sendall(data)
                 self.passed[way] += len(data)
             sink.shutdown(socket.SHUT_WR)
@@ -91,13 +105,14 @@ class SlowLink:
     packets all the time, as over a real narrow line. (Kernels without the netem module know no other loss.)
 
     Args:
-        rate: of each direction, as tc has it: "8mbit".
+        rate_here: on the way here, as tc has it: "8mbit".
+        rate_there: on the way there.
     """
 
     here, there = "10.213.0.1", "10.213.0.2"
 
-    def __init__(self, rate: str) -> None:
-        self._rate = rate
+    def __init__(self, rate_here: str, rate_there: str) -> None:
+        self._rates = (rate_there, rate_here)  # each end limits what it sends
         self._here, self._there = (f"fedpath-{os.getpid()}-{end}" for end in ("here", "there"))
 
     def __enter__(self) -> Self:
@@ -106,10 +121,11 @@ class SlowLink:
                 _do(f"ip netns add {name}")
                 _do(f"ip -n {name} link set lo up")
             _do(f"ip -n {self._here} link add link0 type veth peer name link0 netns {self._there}")
-            for name, address in ((self._here, self.here), (self._there, self.there)):
+            ends = ((self._here, self.here), (self._there, self.there))
+            for (name, address), rate in zip(ends, self._rates, strict=True):
                 _do(f"ip -n {name} addr add {address}/24 dev link0")
                 _do(f"ip -n {name} link set link0 up")
-                _do(f"tc -n {name} qdisc add dev link0 root tbf rate {self._rate} burst 16kb limit 64kb")
+                _do(f"tc -n {name} qdisc add dev link0 root tbf rate {rate} burst 16kb limit 64kb")
         except BaseException:
             self.__exit__(None, None, None)
             raise
@@ -144,11 +160,16 @@ class SlowLink:
         text = _do(f"tc -n {self._there} -s qdisc show dev link0")
         return int(text.partition("dropped ")[2].split(",")[0])
 
+    def arrived(self) -> int:
+        """How many bytes have come here over the link, with all that surrounds them."""
+        (link,) = json.loads(_do(f"ip -n {self._here} -s -j link show dev link0"))
+        return int(link["stats64"]["rx"]["bytes"])
+
 
 def why_no_links() -> str | None:
     """Say why this machine cannot make such links; None if it can."""
     try:
-        with SlowLink("8mbit"):
+        with SlowLink("8mbit", "8mbit"):
             return None
     except (OSError, subprocess.CalledProcessError) as error:
         return f"no network namespaces here: {getattr(error, 'stderr', None) or error}"
