@@ -13,7 +13,6 @@ from fedpath.core.exchange.parcel import is_large
 from fedpath.core.exchange.wire import Apart, Arrays, apart_from, pack
 from fedpath.server.flower import FlowerServer, Lost, Ticket
 from fedpath.server.talk import Asked, Reply, Silence
-from fedpath.server.tensors import Incoming, Outgoing
 
 _MESSAGE_TYPES = {"train": "train", "evaluate": "evaluate"}
 """Flower's type of an order, by its kind; all others are queries."""
@@ -32,20 +31,15 @@ class _Open:
     apart: Apart | None
     """The file that it speaks of."""
     expected: object
-    """Names it to `Incoming`."""
+    """Names it to `fedpath.server.tensors.Incoming`."""
 
 
 class Conversation:
-    """See `fedpath.server.talk.Talk`.
+    """See `fedpath.server.talk.Talk`."""
 
-    Args:
-        server: that is running.
-        outgoing: where large arrays of orders are lent from.
-        incoming: where large arrays of answers arrive.
-    """
-
-    def __init__(self, server: FlowerServer, outgoing: Outgoing, incoming: Incoming) -> None:
-        self._server, self._outgoing, self._incoming = server, outgoing, incoming
+    def __init__(self, server: FlowerServer) -> None:
+        self._server = server
+        self._outgoing, self._incoming = server.tensors.outgoing, server.tensors.incoming
         self._open: dict[Asked, _Open] = {}
 
     def online(self) -> set[str]:

@@ -52,13 +52,16 @@ from google.protobuf.message import DecodeError
 from starlette.concurrency import run_in_threadpool
 
 from fedpath.core.errors import FederationError
+from fedpath.core.exchange.transfer import Request
 from fedpath.core.exchange.wire import BLOB, REASON_HEADER
 from fedpath.server.listener import App, Listener, Receive, Scope, Send, answer
+from fedpath.server.tensors import Tensors
 
 _TASK_HEARTBEAT_S = 20.0
 _MOVING_S = 12.0
 """As long as a site's own heartbeats say."""
 _ACTIVATE = "/v1/fleet/activate-node"
+Moved = Callable[[str, str, int, int], None]
 _UPLOADS = frozenset({"/v1/fleet/push-messages", "/v1/fleet/push-object"})
 _PRECONDITION_FAILED = 412
 _REASON = REASON_HEADER.encode()
@@ -100,7 +103,8 @@ class FlowerServer:
         database: SQLite file of the SuperLink's state.
         public_keys: the sites that may connect, by name, with the keys that identify them.
         listener: where to serve; see `fedpath.server.listener`.
-        tensors: what answers requests about files of arrays, on the same port.
+        moved: told now and then, in some thread, of a file of arrays that is on its way (`fedpath.server.tensors`):
+            the site, "fetching" or "sending", the bytes that are over, and those of the whole.
     """
 
     def __init__(
@@ -109,13 +113,15 @@ class FlowerServer:
         database: Path,
         public_keys: Mapping[str, ec.EllipticCurvePublicKey],
         listener: Listener,
-        tensors: App | None = None,
+        moved: Moved | None = None,
     ) -> None:
         database.parent.mkdir(parents=True, exist_ok=True)
         _log_to(database.with_suffix(".log"))
         self._app = create_app(_lifespan_config(database), SuperLinkLifespan)
         self._state: LinkState = self._app.state.linkstate_factory.state()
-        self._listener, self._tensors = listener, tensors
+        self._listener = listener
+        self._moved = moved
+        self.tensors = Tensors(database.parent, public_keys, self._note_move)
         self._public_keys = list(public_keys.values())
         self._sites: dict[int, str] = {}
         for site, key in public_keys.items():
@@ -133,7 +139,7 @@ class FlowerServer:
 
     def __enter__(self) -> Self:
         self._end_earlier_runs()
-        self._listener.start(_Watched(self._app, self._public_keys, self._collect), self._tensors)
+        self._listener.start(_Watched(self._app, self._public_keys, self._collect), self.tensors.app)
         self._open_run()
         self._heart.start()
         return self
@@ -148,15 +154,13 @@ class FlowerServer:
             self._state.finish_task(self._task_id, status, "")
             self._state.cleanup_run(self._run_id)
         self._listener.stop()
+        if kind is None:
+            self.tensors.clear()
 
     def online(self) -> set[str]:
         """Return the sites whose agents are connected."""
         online = self._state.get_node_info(statuses=[NodeStatus.ONLINE])
         return {self._sites[node.node_id] for node in online if node.node_id in self._sites}
-
-    def note_alive(self, site: str) -> None:
-        """Take it for a heartbeat that a site moves bytes: over a slow link its own may come too late."""
-        self._state.acknowledge_node_heartbeat(self._nodes[site], _MOVING_S)
 
     def send(self, site: str, message_type: str, group: str, content: bytes, *, ttl_s: float) -> Ticket:
         """Send ``content`` to a site; it waits there until the site fetches it.
@@ -224,6 +228,13 @@ class FlowerServer:
             self._outstanding.discard(ticket.message_id)
             self._answers.pop(ticket.message_id, None)
         self._state.delete_messages(message_ins_ids={ticket.message_id})
+
+    def _note_move(self, request: Request, done: int) -> None:
+        """Take it for a heartbeat that a site moves bytes: over a slow link its own may come too late."""
+        self._state.acknowledge_node_heartbeat(self._nodes[request.site], _MOVING_S)
+        if self._moved is not None:
+            way = "fetching" if request.method == "GET" else "sending"
+            self._moved(request.site, way, done, request.apart.size)
 
     def _collect(self) -> None:
         """Take the envelopes of answers out of the state; their content stays there until it is received.

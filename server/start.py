@@ -6,7 +6,6 @@ from typing import Any
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.events import EventLog
-from fedpath.core.exchange.transfer import Request
 from fedpath.core.training.alone import initial_model
 from fedpath.server.conversation import Conversation
 from fedpath.server.flower import FlowerServer
@@ -17,7 +16,6 @@ from fedpath.server.provision import load_server_credentials
 from fedpath.server.rounds import FederatedRun
 from fedpath.server.runs import open_run
 from fedpath.server.stages import check_models
-from fedpath.server.tensors import Incoming, Outgoing, TensorApp
 
 EVENTS_FILE = "events.jsonl"
 
@@ -46,20 +44,16 @@ def start(
     # The port is one coordinator's: no other one goes on with the same run at the same time.
     listener = Listener(host=host, port=int(port), certificate=credentials.certificate, key=credentials.key)
     run = open_run(config, state, new=new)
-    keys, outgoing = credentials.public_keys, Outgoing(state / "outgoing")
-    incoming = Incoming(state / "incoming", keys)
 
-    def moved(request: Request, done: int) -> None:
-        server.note_alive(request.site)
-        way = "fetching" if request.method == "GET" else "sending"
-        events.emit("moving", site=request.site, way=way, done=done, total=request.apart.size)
+    def moved(site: str, way: str, done: int, total: int) -> None:
+        events.emit("moving", site=site, way=way, done=done, total=total)
 
-    tensors = TensorApp(keys, outgoing, incoming, moved)
-    server = FlowerServer(database=state / "flower.db", public_keys=keys, listener=listener, tensors=tensors)
-    with server:
+    with FlowerServer(
+        database=state / "flower.db", public_keys=credentials.public_keys, listener=listener, moved=moved
+    ) as server:
         address = f"{host}:{listener.port}"
         events.emit("listening", address=address, run=run.name, sites=config.federation.sites, goes_on=run.begun)
-        talk = Conversation(server, outgoing, incoming)
+        talk = Conversation(server)
         if config.stage:
             summary = Pipeline(config, run.name, talk, run.folder, events, stop).execute()
         else:
@@ -68,8 +62,6 @@ def start(
                 FederatedRun(config, run.name, initial_model(config), talk, folder, events, stop).execute().summary
             )
         _let_sites_leave(server, stop)
-    outgoing.clear()
-    incoming.clear()
     return run.folder, summary
 
 

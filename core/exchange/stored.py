@@ -195,6 +195,14 @@ def write_arrays(file: BinaryIO, arrays: Mapping[str, NDArray[Any]], metadata: M
     return digest.hexdigest()
 
 
+def write_unhashed(
+    file: BinaryIO, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None
+) -> None:
+    """As `write_arrays`, for whom the hash of the file is of no use."""
+    for piece in _pieces(arrays, metadata or {}):
+        file.write(piece)
+
+
 def _pieces(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
     header: dict[str, Any] = {"__metadata__": dict(sorted(metadata.items()))} if metadata else {}
     offset = 0
