@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from fedpath.cli.demo.processes import Processes
@@ -35,14 +35,23 @@ def write_federation(folder: Path, sites: Sequence[str], *, seed: int, body: str
     return path
 
 
-def run(federation: Path, cohorts: dict[str, Path], folder: Path) -> Path:
-    """Provision and run ``federation`` with the hospitals of ``cohorts``; return the run's folder."""
+def run(
+    federation: Path, cohorts: dict[str, Path], folder: Path, watch: Callable[[int], None] = lambda pid: None
+) -> Path:
+    """Provision and run ``federation`` with the hospitals of ``cohorts``; return the run's folder.
+
+    Args:
+        federation: federation.toml.
+        cohorts: the hospitals' folders.
+        folder: where the coordinator's goes.
+        watch: called every 0.1 s with the number of the coordinator's process.
+    """
     credentials = federation.parent / "credentials"
     run_commands(folder / "logs", provision=["provision", "--config", federation, "--out", credentials])
     with Processes(folder / "logs") as processes:
         sites = {site: cohort / "site.toml" for site, cohort in cohorts.items()}
         processes.start_federation(federation, folder / "server", credentials, sites)
-        _wait(processes)
+        _wait(processes, lambda: watch(processes.pid("server")))
     (run_folder,) = (folder / "server" / "runs").iterdir()
     return run_folder
 
@@ -55,9 +64,10 @@ def run_commands(logs: Path, **commands: Sequence[str | Path]) -> None:
         _wait(processes)
 
 
-def _wait(processes: Processes) -> None:
+def _wait(processes: Processes, watch: Callable[[], None] = lambda: None) -> None:
     deadline = time.monotonic() + _DEADLINE_S
     while processes.busy():
+        watch()
         if time.monotonic() > deadline:
             raise SystemExit(f"not done after {_DEADLINE_S:.0f} s: {', '.join(processes.busy())}")
         time.sleep(0.1)

@@ -113,6 +113,8 @@ def _say(event: "Event") -> None:
             typer.echo(f"round {values['round']}: {values['reason']}; training once more")
         case "training_failed":
             typer.echo(f"training failed: {values['reason']}\nremedy: {values['remedy']}\nwaiting for the next order")
+        case "moving":
+            typer.echo(f"{values['way']} arrays: {values['done'] >> 20} of {values['total'] >> 20} MiB")
         case "sent":
             typer.echo(f"sent {values['what']}, {values['bytes']:,} bytes")
         case "finished" if values["more"]:

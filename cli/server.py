@@ -155,6 +155,9 @@ def _in_words(event: "Event") -> str | None:
             return f"a process that combines updates was lost and is replaced: {values['reason']}"
         case "cluster_lost":
             return f"the Ray cluster was lost ({values['reason']}); connecting again"
+        case "moving":
+            done, total = values["done"] >> 20, values["total"] >> 20
+            return f"site {values['site']}: {values['way']} arrays, {done} of {total} MiB"
         case "site_lost" | "site_late":
             return f"round {values['round']}, site {values['site']}: {values['reason']}"
         case "judged" if values["auc"] is not None or values["loss"] is not None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from fedpath.core.errors import DataError
+from fedpath.core.exchange.wire import Apart
 from fedpath.core.files import naming
 
 AUDIT_FILE = "audit.jsonl"
@@ -34,7 +35,7 @@ class Record:
     kind: str
     round: int
     size: int
-    """Bytes of the message."""
+    """Bytes of the message, or of the file."""
     sha256: str
     holds: str
     """What the message holds, in words."""
@@ -67,8 +68,8 @@ class AuditLog:
         path.parent.mkdir(parents=True, exist_ok=True)
         verify(path)
 
-    def record(self, content: bytes, *, to: str, run: str, kind: str, round_: int, holds: str) -> None:
-        """Write down that ``content`` is about to leave.
+    def record(self, content: bytes | Apart, *, to: str, run: str, kind: str, round_: int, holds: str) -> None:
+        """Write down that ``content`` is about to leave: a message, or a file that travels apart from its message.
 
         Raises:
             DataError: the chain was broken since the last record.
@@ -77,11 +78,10 @@ class AuditLog:
             fcntl.flock(file, fcntl.LOCK_EX)
             if file.seek(0, os.SEEK_END) != self._size:  # the first time, and when another agent wrote meanwhile
                 self._catch_up(file)
-            self._append(file, content, len(content), to, run, kind, round_, holds)
+            apart = content if isinstance(content, Apart) else Apart(_sha256(content), len(content))
+            self._append(file, apart, to, run, kind, round_, holds)
 
-    def _append(
-        self, file: BinaryIO, content: bytes, size: int, to: str, run: str, kind: str, round_: int, holds: str
-    ) -> None:
+    def _append(self, file: BinaryIO, left: Apart, to: str, run: str, kind: str, round_: int, holds: str) -> None:
         line: dict[str, Any] = {
             "number": self._count + 1,
             "at": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -89,8 +89,8 @@ class AuditLog:
             "run": run,
             "kind": kind,
             "round": round_,
-            "size": size,
-            "sha256": hashlib.sha256(content).hexdigest(),
+            "size": left.size,
+            "sha256": left.sha256,
             "holds": holds,
             "previous": self._last,
         }
@@ -109,7 +109,7 @@ class AuditLog:
         if torn:
             file.truncate(len(content) - len(torn))
             holds = f"nothing: a line was cut off by a crash before its message left; its {len(torn)} bytes are removed"
-            self._append(file, torn, 0, "", "", INTERRUPTED, 0, holds)
+            self._append(file, Apart(_sha256(torn), 0), "", "", INTERRUPTED, 0, holds)
         elif content and not content.endswith(b"\n"):
             file.write(b"\n")
 
@@ -162,6 +162,10 @@ def _broken(path: Path, number: int) -> DataError:
         f"{path}, line {number}: the audit log was changed or damaged there",
         remedy="keep the file as evidence, tell your data protection officer, and move it away",
     )
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _hash(line: dict[str, Any]) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import RefusedError
-from fedpath.core.exchange.stored import ArrayFile, write_arrays
+from fedpath.core.exchange.stored import F32, ArrayFile, write_unhashed
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.files import replacing
 from fedpath.core.models.checkpoint import model_metadata
@@ -64,11 +64,11 @@ class Checkpoints:
             metadata["personal"] = json.dumps(config.local.personal)
         if state:
             with replacing(self._state_file(round_)) as temporary, temporary.open("wb") as file:
-                write_arrays(file, state)
+                write_unhashed(file, state)
         # On disk a model has its own names; the group is a matter of the exchange.
         own = {_own_name(key): array for key, array in (model | (rest or {})).items()}
         with replacing(self._file(round_)) as temporary, temporary.open("wb") as file:
-            write_arrays(file, own, metadata)
+            write_unhashed(file, own, metadata)
 
     def read(self, round_: int, names: Mapping[str, object], wanted: str | None) -> Arrays | None:
         """Return the model of a round; None where it is not there or not what it was.
@@ -126,10 +126,15 @@ def _read(path: Path, names: Mapping[str, str] | None, wanted: str | None) -> Ar
             named = {name: name for name in file.names} if names is None else names
             if not named.keys() <= file.names:
                 return None
-            arrays = {key: file.array(own).copy() for own, key in named.items()}
+            arrays = {key: _own(file.array(own)) for own, key in named.items()}
     except RefusedError:
         return None
     return arrays if wanted is None or hash_arrays(arrays) == wanted else None
+
+
+def _own(array: F32) -> F32:
+    """Return an array in memory: a small file's are views of it."""
+    return array if array.flags.writeable else array.copy()
 
 
 def _own_name(key: str) -> str:

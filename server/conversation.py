@@ -1,16 +1,37 @@
-"""Orders out and answers in, over a running `FlowerServer`: the `Talk` of a federation."""
+"""Orders out and answers in, over a running `FlowerServer`: the `Talk` of a federation.
+
+Headers and small arrays travel as Flower messages; large arrays apart from them, as files (`fedpath.server.tensors`).
+"""
 
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 
 from fedpath.core.errors import RefusedError
-from fedpath.core.exchange.messages import Order, answer_in, encode
-from fedpath.core.exchange.wire import Arrays
+from fedpath.core.exchange.messages import Order, Refusal, answer_in
+from fedpath.core.exchange.parcel import is_large
+from fedpath.core.exchange.wire import Apart, Arrays, apart_from, pack
 from fedpath.server.flower import FlowerServer, Lost, Ticket
 from fedpath.server.talk import Asked, Reply, Silence
 
 _MESSAGE_TYPES = {"train": "train", "evaluate": "evaluate"}
 """Flower's type of an order, by its kind; all others are queries."""
+_SLACK = 1 << 20
+"""Bytes that an answer's arrays may have beyond those of the order, for their names and what is said of them …"""
+_SLACK_SHARE = 16
+"""… and one more for so many: of a model of very many small arrays the names are a good part."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """An order that has not been answered."""
+
+    sent: int
+    """Bytes."""
+    apart: Apart | None
+    """The file that it speaks of."""
+    expected: object
+    """Names it to `fedpath.server.tensors.Incoming`."""
 
 
 class Conversation:
@@ -18,7 +39,8 @@ class Conversation:
 
     def __init__(self, server: FlowerServer) -> None:
         self._server = server
-        self._sent: dict[Asked, int] = {}
+        self._outgoing, self._incoming = server.tensors.outgoing, server.tensors.incoming
+        self._open: dict[Asked, _Open] = {}
 
     def online(self) -> set[str]:
         """Return the sites that are connected."""
@@ -30,14 +52,23 @@ class Conversation:
 
     def post(self, orders: Mapping[str, Order], arrays: Arrays, ttl_s: float) -> list[Asked]:
         """Send each site its order."""
-        written: dict[int, bytes] = {}
+        size, large = sum(array.nbytes for array in arrays.values()), is_large(arrays)
+        contents: dict[int, bytes] = {}
         posted = []
         for site, order in orders.items():
-            content = written.setdefault(id(order), b"") or encode(order, arrays)
-            written[id(order)] = content
+            hashes = (getattr(order, "base", None), getattr(order, "control", None))
+            apart = self._outgoing.write(arrays, None if hashes == (None, None) else hashes) if large else None
+            if (content := contents.get(id(order))) is None:
+                content = contents[id(order)] = pack(order.model_dump_json(), {} if large else arrays, apart)
+            # Before the order is there: a site may be quick.
+            expected = object()
+            if apart is not None:
+                self._outgoing.lend(apart, site)
+            if arrays:
+                self._incoming.expect(site, expected, size + size // _SLACK_SHARE + _SLACK)
             kind, group = _MESSAGE_TYPES.get(order.kind, "query"), str(getattr(order, "round", 0))
             asked = Asked(site, self._server.send(site, kind, group, content, ttl_s=ttl_s).message_id)
-            self._sent[asked] = len(content)
+            self._open[asked] = _Open(len(content) + (0 if apart is None else apart.size), apart, expected)
             posted.append(asked)
         return posted
 
@@ -49,7 +80,7 @@ class Conversation:
             for one in sorted(asked, key=lambda one: one.site):
                 received = self._server.receive(Ticket(one.site, one.id))
                 if received is not None:
-                    return _reply(one, received, self._sent.pop(one, 0))
+                    return self._reply(one, received)
             left = deadline - time.monotonic()
             if left <= 0:
                 return None
@@ -57,15 +88,30 @@ class Conversation:
 
     def drop(self, asked: Asked) -> None:
         """Forget an order."""
-        self._sent.pop(asked, None)
+        self._close(asked)
         self._server.drop(Ticket(asked.site, asked.id))
 
+    def _reply(self, asked: Asked, received: bytes | Lost) -> Reply:
+        sent = self._close(asked)
+        if isinstance(received, Lost):
+            return Reply(asked, Silence(received.reason), sent, 0)
+        try:
+            answer, apart = answer_in(received), apart_from(received)
+        except RefusedError as error:
+            return Reply(asked, Silence(error.message), sent, len(received))
+        if apart is None:
+            return Reply(asked, answer, sent, len(received), content=received)
+        file = self._incoming.claim(asked.site, apart)
+        if file is None:
+            return Reply(asked, Refusal(reason="it speaks of arrays that it has not sent"), sent, len(received))
+        return Reply(asked, answer, sent, len(received) + apart.size, content=received, file=file, sha256=apart.sha256)
 
-def _reply(asked: Asked, received: bytes | Lost, sent: int) -> Reply:
-    if isinstance(received, Lost):
-        return Reply(asked, Silence(received.reason), sent, 0)
-    try:
-        answer = answer_in(received)
-    except RefusedError as error:
-        return Reply(asked, Silence(error.message), sent, len(received))
-    return Reply(asked, answer, sent, len(received), content=received)
+    def _close(self, asked: Asked) -> int:
+        """Lend and expect nothing any more for an order; return how many bytes were sent with it."""
+        open_ = self._open.pop(asked, None)
+        if open_ is None:
+            return 0
+        self._incoming.expect_no_more(asked.site, open_.expected)
+        if open_.apart is not None:
+            self._outgoing.take_back(open_.apart, asked.site)
+        return open_.sent

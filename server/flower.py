@@ -10,7 +10,7 @@ import logging
 import os
 import threading
 from base64 import b64encode
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -53,16 +53,24 @@ from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
 from fedpath.core.errors import DataError, FederationError
+from fedpath.core.exchange.transfer import Request
 from fedpath.core.exchange.wire import BLOB, REASON_HEADER
 from fedpath.server.database import explained
 from fedpath.server.listener import App, Listener, Receive, Scope, Send, answer
+from fedpath.server.tensors import Tensors
 
 _TASK_HEARTBEAT_S = 20.0
+_MOVING_S = 12.0
+"""As long as a site's own heartbeats say."""
 _ACTIVATE = "/v1/fleet/activate-node"
 _UPLOADS = frozenset({"/v1/fleet/push-messages", "/v1/fleet/push-object"})
 _OK, _PRECONDITION_FAILED = 200, 412
 _REASON = REASON_HEADER.encode()
 _KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.encode()
+
+
+Moved = Callable[[str, str, int, int], None]
+"""Told of large arrays on their way: site, "fetching" or "sending", bytes that are over, bytes of the whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,10 +111,17 @@ class FlowerServer:
         database: SQLite file of the SuperLink's state.
         public_keys: the sites that may connect, by name, with the keys that identify them.
         listener: where to serve; see `fedpath.server.listener`.
+        moved: told now and then, in some thread, of a file of arrays that is on its way (`fedpath.server.tensors`):
+            the site, "fetching" or "sending", the bytes that are over, and those of the whole.
     """
 
     def __init__(
-        self, *, database: Path, public_keys: Mapping[str, ec.EllipticCurvePublicKey], listener: Listener
+        self,
+        *,
+        database: Path,
+        public_keys: Mapping[str, ec.EllipticCurvePublicKey],
+        listener: Listener,
+        moved: Moved | None = None,
     ) -> None:
         database.parent.mkdir(parents=True, exist_ok=True)
         _log_to(database.with_suffix(".log"))
@@ -115,6 +130,8 @@ class FlowerServer:
         self._app = create_app(_lifespan_config(database), SuperLinkLifespan)
         self._state: LinkState = self._app.state.linkstate_factory.state()
         self._listener = listener
+        self._moved = moved
+        self.tensors = Tensors(database.parent, public_keys, self._note_move)
         self._public_keys = dict(public_keys)
         self._sites: dict[int, str] = {}
         for site, key in public_keys.items():
@@ -133,7 +150,7 @@ class FlowerServer:
 
     def __enter__(self) -> Self:
         self._end_earlier_runs()
-        self._listener.start(_Watched(self._app, self._public_keys, self))
+        self._listener.start(_Watched(self._app, self._public_keys, self), self.tensors.app)
         self._open_run()
         self._heart.start()
         return self
@@ -154,6 +171,8 @@ class FlowerServer:
                 raise
         finally:
             self._listener.stop()
+        if kind is None:
+            self.tensors.clear()
 
     def online(self) -> set[str]:
         """Return the sites whose agents are connected.
@@ -254,6 +273,13 @@ class FlowerServer:
             self._outstanding.pop(ticket.message_id, None)
             self._answers.pop(ticket.message_id, None)
         self._state.delete_messages(message_ins_ids={ticket.message_id})
+
+    def _note_move(self, request: Request, done: int) -> None:
+        """Take it for a heartbeat that a site moves bytes: over a slow link its own may come too late."""
+        self._state.acknowledge_node_heartbeat(self._nodes[request.site], _MOVING_S)
+        if self._moved is not None:
+            way = "fetching" if request.method == "GET" else "sending"
+            self._moved(request.site, way, done, request.apart.size)
 
     def collect(self) -> None:
         """Take the envelopes of answers out of the state; their content stays there until it is received.

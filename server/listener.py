@@ -1,7 +1,8 @@
-"""The one port the outside sees: TLS, the Fleet API and the health check, bodies of bounded size.
+"""The one port the outside sees: TLS, the Fleet API and the health check, bodies of bounded size, and files of arrays.
 
 Everything else of the Flower app (operator and runtime calls, API documentation) answers 404 here, and nothing listens
-elsewhere. A body over the limit is refused before it is buffered: Flower's largest request carries one 5 MiB chunk.
+elsewhere. A body over the limit is refused before it is buffered: Flower's largest request carries one 5 MiB chunk. A
+file of arrays (`fedpath.server.tensors`) is never buffered, and how large it may be is decided there, by who sends it.
 """
 
 import asyncio
@@ -22,6 +23,7 @@ BODY_LIMIT = 8 * 1024 * 1024
 _START_TIMEOUT_S = 30.0
 # Plain names only: no `..`, no second slash, nothing that the app behind might read as another path.
 _PUBLIC = re.compile(r"/v1/fleet/[a-z\-]+|/health")
+_TENSORS = re.compile(r"/v1/tensors/[0-9a-f]{64}")
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -30,22 +32,31 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class FleetOnly:
-    """ASGI filter: passes `/v1/fleet/<call>` and `/health`, and nothing larger than `BODY_LIMIT` bytes."""
+    """ASGI filter: passes `/v1/fleet/<call>` and `/health`, and nothing larger than `BODY_LIMIT` bytes.
 
-    def __init__(self, app: App) -> None:
-        self._app = app
+    Args:
+        app: behind it.
+        tensors: answers `/v1/tensors/<sha256>`; nothing does without.
+    """
+
+    def __init__(self, app: App, tensors: App | None = None) -> None:
+        self._app, self._tensors = app, tensors
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one connection on, or answer it here."""
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
-        if scope["type"] != "http" or not _PUBLIC.fullmatch(scope["path"]):
+        tensors = self._tensors if scope["type"] == "http" and _TENSORS.fullmatch(scope["path"]) else None
+        if tensors is None and (scope["type"] != "http" or not _PUBLIC.fullmatch(scope["path"])):
             return await answer(send, 404)
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"")
         # Flower's client always states the length; a body of unknown length could grow without bound.
-        if b"transfer-encoding" in headers or (scope["method"] != "GET" and not length.isdigit()):
+        bodiless = ("GET",) if tensors is None else ("GET", "HEAD")
+        if b"transfer-encoding" in headers or (scope["method"] not in bodiless and not length.isdigit()):
             return await answer(send, 411)
+        if tensors is not None:
+            return await tensors(scope, receive, send)
         if length and int(length) > BODY_LIMIT:
             return await answer(send, 413)
         return await self._app(scope, receive, send)
@@ -88,11 +99,11 @@ class Listener:
         """The port that is bound."""
         return int(self._socket.getsockname()[1])
 
-    def start(self, app: App) -> None:
-        """Serve ``app`` and return when it accepts connections."""
+    def start(self, app: App, tensors: App | None = None) -> None:
+        """Serve ``app``, and ``tensors`` beside it, and return when connections are accepted."""
         server = uvicorn.Server(
             uvicorn.Config(
-                FleetOnly(app),
+                FleetOnly(app, tensors),
                 log_config=None,
                 access_log=False,
                 ws="none",
@@ -102,7 +113,9 @@ class Listener:
                 server_header=False,
             )
         )
-        logging.getLogger("uvicorn.error").setLevel(logging.ERROR)
+        logger = logging.getLogger("uvicorn.error")
+        logger.setLevel(logging.ERROR)
+        logger.addFilter(_is_news)
         failed = threading.Event()
 
         def serve() -> None:
@@ -124,6 +137,11 @@ class Listener:
             self._server.should_exit = True
             self._thread.join()
         self._socket.close()
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A site whose network is cut in the middle of a file is none: it asks for the rest."""
+    return "without completing response" not in record.getMessage()
 
 
 def _bind(host: str, port: int) -> socket.socket:

@@ -117,7 +117,10 @@ class Sequence:
         self._at_work.clear()
 
     def _plan(self, round_: int, standing: Standing, entitled: Mapping[str, Entitled]) -> Plan:
-        config, base = self._config, Base(hash_arrays(standing.model), standing.model)
+        config = self._config
+        # The model is the one that the last manifest names: it was made, or read and compared, so.
+        ends_with = standing.manifests[-1].result if standing.manifests else self._base_of_round_1
+        base = Base(ends_with, standing.model)
         bases = {manifest.round: manifest.base for manifest in standing.manifests} | {round_: base.hash}
         scaffold = config.local.method == "scaffold"
         control = _control_of(standing) if scaffold else {}

@@ -25,7 +25,6 @@ from fedpath.core.events import EventLog
 from fedpath.server.attendance import Attendance
 from fedpath.server.conversation import Conversation
 from fedpath.server.execute import execute
-from fedpath.server.flower import FlowerServer
 from fedpath.server.listener import Listener
 from fedpath.server.provision import load_server_credentials
 from fedpath.server.queue import choose
@@ -38,7 +37,7 @@ from fedpath.server.registry.requests import check_coordinator, write_folder
 from fedpath.server.registry.tables import Coordinator, Run
 from fedpath.server.runs import RUNS_FOLDER
 from fedpath.server.stages import check_models
-from fedpath.server.start import let_sites_leave, open_registry
+from fedpath.server.start import flower_server, let_sites_leave, open_registry
 
 _LOOK_S = 0.5
 _BEAT_EVERY = 10
@@ -72,7 +71,7 @@ def serve(config: FederationConfig, state: Path, events: EventLog, stop: threadi
     listener = Listener(host=host, port=int(port), certificate=credentials.certificate, key=credentials.key)
     state.mkdir(parents=True, exist_ok=True)
     registry = open_registry(config, state, events)
-    with FlowerServer(database=state / "flower.db", public_keys=credentials.public_keys, listener=listener) as server:
+    with flower_server(state, credentials, listener, events) as server:
         talk = Conversation(server)
         name = config.federation.name
         limits = {site: row.max_parallel_runs for site, row in registry.sites(name).items()}

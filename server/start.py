@@ -1,6 +1,8 @@
 """`fedpath server start`: credentials, listener, Flower, one run, records, and its row in the registry."""
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ from fedpath.server.database import explaining
 from fedpath.server.execute import execute
 from fedpath.server.flower import FlowerServer
 from fedpath.server.listener import Listener
-from fedpath.server.provision import load_server_credentials
+from fedpath.server.provision import ServerCredentials, load_server_credentials
 from fedpath.server.registry.database import point_to
 from fedpath.server.registry.follow import EVENTS_FILE, Follower, Following, events_of
 from fedpath.server.registry.index import index_folders, new_row
@@ -51,11 +53,7 @@ def start(
     listener = Listener(host=host, port=int(port), certificate=credentials.certificate, key=credentials.key)
     run = open_run(config, state, new=new)
     registry = open_registry(config, state, events)
-    database = state / "flower.db"
-    with (
-        explaining(database),
-        FlowerServer(database=database, public_keys=credentials.public_keys, listener=listener) as server,
-    ):
+    with flower_server(state, credentials, listener, events) as server:
         address = f"{host}:{listener.port}"
         events.emit("listening", address=address, run=run.name, sites=config.federation.sites, goes_on=run.begun)
         talk = Conversation(server)
@@ -66,6 +64,34 @@ def start(
             summary = execute(config, run.name, run.folder, line, log, stop)
         let_sites_leave(talk, attendance, stop)
     return run.folder, summary
+
+
+@contextmanager
+def flower_server(
+    state: Path, credentials: ServerCredentials, listener: Listener, events: EventLog
+) -> Iterator[FlowerServer]:
+    """Serve the hospitals from the coordinator's folder.
+
+    Args:
+        state: the folder.
+        credentials: of the coordinator, with the hospitals' keys.
+        listener: where to serve.
+        events: where large arrays that are on their way are reported.
+
+    Raises:
+        OSError: the disk is full, or nobody may write there.
+        DataError: Flower's state is damaged.
+    """
+
+    def moved(site: str, way: str, done: int, total: int) -> None:
+        events.emit("moving", site=site, way=way, done=done, total=total)
+
+    database = state / "flower.db"
+    with (
+        explaining(database),
+        FlowerServer(database=database, public_keys=credentials.public_keys, listener=listener, moved=moved) as server,
+    ):
+        yield server
 
 
 def open_registry(config: FederationConfig, state: Path, events: EventLog) -> Registry:

@@ -1,6 +1,7 @@
 """Run `fedpath` as its users do, each role a process of its own, on cohorts of a few tiny bags."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -199,6 +200,17 @@ class Federation:
     def start_server(self, *, state: Path | None = None, name: str = "server", before: Sequence[str] = ()) -> None:
         """Start the coordinator."""
         self.start(name, self.server_arguments(state), before=before)
+
+    def readdress(self, host: str) -> None:
+        """Move the coordinator to another address: federation.toml, certificate and kits anew."""
+        self.toml.write_text(self.toml.read_text().replace("127.0.0.1", host))
+        shutil.rmtree(self.credentials)
+        provision(load_federation(self.toml), self.credentials)
+
+    def lead_through(self, site: str, port: int) -> None:
+        """Let a hospital reach the coordinator by another port of this machine."""
+        kit = self.credentials / "kits" / site / "kit.toml"
+        kit.write_text(kit.read_text().replace(f":{self.port}", f":{port}"))
 
     def start_sites(self, *sites: str, before: Sequence[str] = ()) -> None:
         """Start the hospitals' agents, all by default."""

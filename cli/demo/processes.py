@@ -67,6 +67,10 @@ class Processes:
             kit = credentials / "kits" / site
             self.start(f"client-{site}", ["client", "join", "--site", site, "--kit", kit, "--config", config])
 
+    def pid(self, name: str) -> int:
+        """Return the number of a process."""
+        return self._running[name].pid
+
     def busy(self) -> list[str]:
         """Return the names of the processes that still run.
 

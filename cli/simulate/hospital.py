@@ -7,7 +7,6 @@ at a time, however many there are.
 
 import os
 import signal
-from dataclasses import dataclass
 from pathlib import Path
 
 from fedpath.client.agent.worker import Worker
@@ -15,30 +14,15 @@ from fedpath.core.config import SiteConfig
 from fedpath.core.errors import FedpathError
 from fedpath.core.events import Event, EventLog
 from fedpath.core.exchange.messages import Answer, Refusal, decode_order, encode
-from fedpath.core.exchange.stored import write_arrays
+from fedpath.core.exchange.parcel import Parcel, write_parcel
 from fedpath.core.exchange.wire import Arrays
 
-_LARGE = 1 << 20
-"""Bytes of arrays from which on an answer's are a file."""
 EVENTS_FILE = "events.jsonl"
-
-
-@dataclass(frozen=True, slots=True)
-class Answered:
-    """What a hospital answers."""
-
-    content: bytes
-    """The answer as it would travel; without its arrays where there is a file."""
-    file: Path | None = None
-    sha256: str = ""
-    """Of the file."""
-    size: int = 0
-    """Bytes of the file."""
 
 
 def answer(
     site: SiteConfig, federation: str, order: bytes, arrays: Arrays, file: Path, die_at: str | None = None
-) -> Answered:
+) -> Parcel:
     """Carry out an order.
 
     What goes wrong at the hospital is told in full, other than in a real federation: here both sides are one.
@@ -60,14 +44,10 @@ def answer(
     try:
         header, trained = _carry_out(Worker(site, federation=federation, events=events), order, arrays)
     except FedpathError as error:
-        return Answered(encode(Refusal(reason=str(error)[:2000])))
+        return Parcel(encode(Refusal(reason=str(error)[:2000])))
     finally:
         events.close()
-    if sum(array.nbytes for array in trained.values()) < _LARGE:
-        return Answered(encode(header, trained))
-    with file.open("wb") as opened:
-        sha256 = write_arrays(opened, trained)
-    return Answered(encode(header), file, sha256, file.stat().st_size)
+    return write_parcel(header, trained, file)
 
 
 def _carry_out(worker: Worker, order: bytes, arrays: Arrays) -> tuple[Answer, Arrays]:

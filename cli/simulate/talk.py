@@ -17,7 +17,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from fedpath.cli.simulate.hospital import Answered, answer
+from fedpath.cli.simulate.hospital import answer
 from fedpath.cli.simulate.processes import Processes
 from fedpath.core.config import SiteConfig
 from fedpath.core.errors import RefusedError
@@ -33,6 +33,7 @@ from fedpath.core.exchange.messages import (
     answer_in,
     encode,
 )
+from fedpath.core.exchange.parcel import Parcel
 from fedpath.core.exchange.wire import Arrays
 from fedpath.server.talk import Asked, Reply, Silence
 
@@ -240,26 +241,26 @@ class RayTalk:
     def _reply(self, asked: Asked, open_: _Open, task: Any) -> Reply:
         errors = self._ray.exceptions
         try:
-            answered: Answered = self._ray.get(task)
+            answered: Parcel = self._ray.get(task)
         except errors.RayTaskError as error:  # a fault of the program, or of its data, that nothing there handles
             return self._ended(asked, open_, f"{type(error.cause).__name__}: {error.cause}", str(error))
         except errors.OutOfMemoryError as error:
             return self._ended(asked, open_, "the machine's memory ran out", str(error))
         except (errors.WorkerCrashedError, errors.NodeDiedError) as error:
             return self._ended(asked, open_, "", str(error))
-        received = len(answered.content) + answered.size
+        apart = answered.apart
         try:
             header = answer_in(answered.content)
         except RefusedError as error:
-            return Reply(asked, Silence(error.message), open_.sent_bytes, received)
+            return Reply(asked, Silence(error.message), open_.sent_bytes, answered.size)
         return Reply(
             asked,
             header,
             open_.sent_bytes,
-            received,
+            answered.size,
             content=answered.content,
             file=answered.file,
-            sha256=answered.sha256,
+            sha256="" if apart is None else apart.sha256,
         )
 
     def _ended(self, asked: Asked, open_: _Open, why: str, details: str) -> Reply:

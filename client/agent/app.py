@@ -5,29 +5,35 @@ from collections.abc import Callable
 from flwr.app import Array, ArrayRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
+from fedpath.client.agent.transfer import Carrier
 from fedpath.core.errors import RefusedError
-from fedpath.core.exchange.messages import Answer, Order, decode_order, encode
-from fedpath.core.exchange.wire import BLOB, Arrays
+from fedpath.core.exchange.messages import Answer, Order, decode_order
+from fedpath.core.exchange.parcel import Parcel, write_parcel
+from fedpath.core.exchange.wire import BLOB, Apart, Arrays, apart_from
 
 Handler = Callable[[Order, Arrays], tuple[Answer, Arrays]]
-Departure = Callable[[bytes, Order, Answer, Arrays], None]
+Departure = Callable[[Parcel, Order, Answer, Arrays], None]
 
 
-def build_client_app(carry_out: Handler, leaving: Departure) -> ClientApp:
+def build_client_app(carry_out: Handler, leaving: Departure, carrier: Carrier) -> ClientApp:
     """Return the ClientApp of this process.
 
     Args:
         carry_out: does what an order asks.
         leaving: called with every answer before it is handed to the network.
+        carrier: fetches what travels apart from an order. What travels apart from an answer is for the caller to send,
+            before the answer.
     """
     app = ClientApp()
 
     def handle(message: Message, _context: Context) -> Message:
-        order, arrays = order_in(message)
+        order, arrays, apart = order_in(message)
+        if apart is not None:
+            arrays = carrier.fetch(apart)
         answer, trained = carry_out(order, arrays)
-        content = encode(answer, trained)
-        leaving(content, order, answer, trained)
-        return reply_to(message, content)
+        parcel = write_parcel(answer, trained, carrier.answer_file)
+        leaving(parcel, order, answer, trained)
+        return reply_to(message, parcel.content)
 
     app.train()(handle)
     app.evaluate()(handle)
@@ -35,8 +41,8 @@ def build_client_app(carry_out: Handler, leaving: Departure) -> ClientApp:
     return app
 
 
-def order_in(message: Message) -> tuple[Order, Arrays]:
-    """Return the order a message carries.
+def order_in(message: Message) -> tuple[Order, Arrays, Apart | None]:
+    """Return the order a message carries, its arrays, and the file that these are in, if they are in one.
 
     Raises:
         RefusedError: it carries none.
@@ -47,7 +53,7 @@ def order_in(message: Message) -> tuple[Order, Arrays]:
         raise RefusedError(
             "a message without an order came", remedy="run the same version of fedpath on both sides"
         ) from None
-    return decode_order(content)
+    return *decode_order(content), apart_from(content)
 
 
 def reply_to(message: Message, content: bytes) -> Message:

@@ -56,6 +56,7 @@ from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor
 from fedpath.client.agent.kit import Kit
 from fedpath.client.agent.preflight import explain_transport_error
 from fedpath.client.agent.presence import Presence
+from fedpath.client.agent.transfer import RunOverError
 from fedpath.core.errors import ConnectionFailedError, StoppedError
 from fedpath.core.exchange.wire import REASON_HEADER
 
@@ -70,10 +71,6 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 10.0
 _PIECE_WAIT_S, _PIECE_WAIT_CAP_S, _PIECE_TOTAL_S = 0.02, 0.5, 600.0
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
-
-
-class RunOverError(Exception):
-    """The coordinator no longer takes answers for this run."""
 
 
 class _StatusError(ConnectionFailedError):

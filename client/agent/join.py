@@ -12,15 +12,16 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
 from fedpath.client.agent.app import build_client_app, order_in, reply_to
-from fedpath.client.agent.flower import FleetConnection, RunOverError
+from fedpath.client.agent.flower import FleetConnection
 from fedpath.client.agent.kit import Kit, load_kit
 from fedpath.client.agent.preflight import wait_for_coordinator
 from fedpath.client.agent.presence import Presence, presence
+from fedpath.client.agent.transfer import Carrier, RunOverError, Transfer
 from fedpath.client.agent.worker import Worker
 from fedpath.client.audit import AUDIT_FILE, AuditLog
 from fedpath.core.clinical.standard import ClinicalStatistics
 from fedpath.core.config import SiteConfig
-from fedpath.core.errors import ConfigError, FedpathError, RefusedError, StoppedError
+from fedpath.core.errors import ConfigError, ConnectionFailedError, FedpathError, RefusedError, StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.encoding import in_words
 from fedpath.core.exchange.groups import CONTROL, group_of
@@ -35,6 +36,7 @@ from fedpath.core.exchange.messages import (
     Update,
     encode,
 )
+from fedpath.core.exchange.parcel import Parcel
 from fedpath.core.exchange.wire import Arrays
 from fedpath.core.training.engines.launch import TrainingProcessError
 
@@ -43,6 +45,8 @@ _SHORTEST_WAIT_S, _LONGEST_WAIT_S, _GROWTH = 0.02, 0.5, 1.2
 
 _PATIENCE_S = 300.0
 """How long a coordinator that has gone away is tried again."""
+_ARRAYS = "arrays"
+"""Kind of the audit log's line for a file that travels apart from its message."""
 _DESCRIPTION = "how features were made, counts of patients and slides"
 
 
@@ -91,7 +95,6 @@ def _join(
     """Take part, as the only agent of this site."""
     audit = AuditLog(config.state / AUDIT_FILE)
     worker = Worker(config, federation=kit.federation, events=events, stays=stay)
-    site = _Site(worker, audit, kit.address, events, stay=stay)
     patience_s = math.inf if stay else _PATIENCE_S
     wait_for_coordinator(
         kit.address,
@@ -101,11 +104,18 @@ def _join(
         waiting=lambda reason: events.emit("waiting", reason=reason, wait_s=None if stay else wait_s),
     )
     away = partial(_tell_away, events)
+
+    def moving(way: str, done: int, total: int) -> None:
+        events.emit("moving", way=way, done=done, total=total)
+
+    transfer = Transfer(kit, config.state / "transfer" / kit.federation, stop=stop, away=away, progress=moving)
+    site = _Site(worker, audit, kit.address, events, transfer, stay=stay)
     with FleetConnection(kit, stop=stop, away=away, presence=present, patience_s=patience_s) as connection:
         events.emit("joined", federation=kit.federation, address=kit.address)
         site.serve(connection, stop)
     if not (site.outcome.finished or site.outcome.refused):
         raise StoppedError
+    transfer.clear()
     return site.outcome
 
 
@@ -119,10 +129,21 @@ def _tell_away(events: EventLog, reason: str | None) -> None:
 class _Site:
     """The loop of one run, or of all: fetch an order, carry it out, answer."""
 
-    def __init__(self, worker: Worker, audit: AuditLog, address: str, events: EventLog, *, stay: bool) -> None:
+    def __init__(
+        self,
+        worker: Worker,
+        audit: AuditLog,
+        address: str,
+        events: EventLog,
+        carrier: Carrier,
+        *,
+        stay: bool,
+    ) -> None:
         self._audit, self._address, self._events, self._stay = audit, address, events, stay
-        self._app: ClientApp = build_client_app(worker.carry_out, self._note_departure)
+        self._carrier = carrier
+        self._app: ClientApp = build_client_app(worker.carry_out, self._note_departure, carrier)
         self._order: Order | None = None
+        self._parcel = Parcel(b"")
         self._leaving: dict[str, Any] = {}
         self.outcome = Outcome()
 
@@ -155,6 +176,8 @@ class _Site:
             self._send(connection, self._refusal(message, error), started)
             self._events.emit("training_failed", reason=error.message, remedy=error.remedy)
             return
+        except (ConnectionFailedError, StoppedError):  # of the order's arrays: nobody is there to be told
+            raise
         except FedpathError as error:
             self._send(connection, self._refusal(message, error), started)
             if not self._stay:
@@ -171,22 +194,20 @@ class _Site:
                 self.outcome.refused = reason
 
     def _send(self, connection: FleetConnection, reply: Message, started: float) -> None:
+        if self._parcel.file is not None and self._parcel.apart is not None:
+            self._carrier.send(self._parcel.file, self._parcel.apart)
         connection.answer(reply, time.monotonic() - started)
         self._events.emit("sent", **self._leaving)
 
-    def _note_departure(self, content: bytes, order: Order, answer: Answer, arrays: Arrays) -> None:
-        """Write down what is about to leave, before it does."""
-        self._order = order
+    def _note_departure(self, parcel: Parcel, order: Order, answer: Answer, arrays: Arrays) -> None:
+        """Write down what is about to leave, before it does: the file of its arrays first, if it has one."""
+        self._order, self._parcel = order, parcel
         round_ = getattr(order, "round", 0)
-        self._leaving = {"what": answer.kind, "round": round_, "bytes": len(content)}
-        self._audit.record(
-            content,
-            to=self._address,
-            run=order.facts.run,
-            kind=answer.kind,
-            round_=round_,
-            holds=_in_words(answer, arrays),
-        )
+        self._leaving = {"what": answer.kind, "round": round_, "bytes": parcel.size}
+        note = partial(self._audit.record, to=self._address, run=order.facts.run, round_=round_)
+        if parcel.apart is not None:
+            note(parcel.apart, kind=_ARRAYS, holds=f"the arrays of the {answer.kind} in the next line")
+        note(parcel.content, kind=answer.kind, holds=_in_words(answer, arrays))
 
     def _refusal(self, message: Message, error: FedpathError) -> Message:
         """Say that it did not work; the reason only where it is about the order and not about this hospital's data."""
@@ -200,12 +221,13 @@ class _Site:
         refusal = Refusal(reason=reason[:2000])
         content = encode(refusal)
         try:
-            order, _ = order_in(message)
+            order, _, _ = order_in(message)
         except RefusedError:
+            self._parcel = Parcel(content)
             self._leaving = {"what": refusal.kind, "round": 0, "bytes": len(content)}
             self._audit.record(content, to=self._address, run="", kind=refusal.kind, round_=0, holds=reason)
         else:
-            self._note_departure(content, order, refusal, {})
+            self._note_departure(Parcel(content), order, refusal, {})
         return reply_to(message, content)
 
 

@@ -121,7 +121,7 @@ def check_clock(address: str, date_header: str, local: float) -> None:
     )
 
 
-def explain_transport_error(address: str, error: httpx.TransportError) -> ConnectionFailedError:
+def explain_transport_error(address: str, error: Exception) -> ConnectionFailedError:
     """Say which of the usual reasons kept us from talking to ``address``."""
     cause: BaseException | None = error
     while cause is not None:
@@ -138,7 +138,8 @@ def explain_transport_error(address: str, error: httpx.TransportError) -> Connec
                 remedy="check address and ca.crt of the kit with the coordinator's operator; "
                 "a proxy that opens TLS cannot be used",
             )
-        if isinstance(cause, ssl.SSLError):
+        # One that ends in the middle was TLS, and is broken.
+        if isinstance(cause, ssl.SSLError) and not isinstance(cause, ssl.SSLEOFError):
             return ConnectionFailedError(
                 f"{address} does not speak TLS as expected: {cause.reason or cause}",
                 remedy="check the address and port in kit.toml, and any proxy in between",

@@ -125,6 +125,13 @@ class ArrayFile:
         """Return an array's type on disk: F32, F16, BF16 or I8."""
         return self._places[name].dtype
 
+    def place(self, name: str) -> slice | None:
+        """Return which bytes of the file are an array's float32; None where it has none to be read in place."""
+        place = self._places[name]
+        if place.dtype != "F32" or place.offset % 4:
+            return None
+        return slice(place.offset, place.offset + 4 * place.size)
+
     def block(self, name: str, start: int, stop: int, buffer: F32) -> F32:
         """Return elements ``start`` to ``stop`` of the flattened array as float32.
 
@@ -219,6 +226,14 @@ def as_bytes(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) ->
 def metadata_of(arrays: Mapping[str, NDArray[Any]]) -> dict[str, str]:
     """Return what is to be written beside arrays; nothing beside plain ones."""
     return arrays.metadata if isinstance(arrays, WireArrays) else {}
+
+
+def write_unhashed(
+    file: BinaryIO, arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str] | None = None
+) -> None:
+    """As `write_arrays`, for whom the hash of the file is of no use."""
+    for piece in _pieces(arrays, metadata or {}):
+        file.write(piece)
 
 
 def _pieces(arrays: Mapping[str, NDArray[Any]], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:

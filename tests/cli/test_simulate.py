@@ -32,7 +32,8 @@ from fedpath.core.exchange.messages import (
     encode,
 )
 from fedpath.core.exchange.stored import ArrayFile
-from fedpath.core.exchange.wire import Arrays, hash_arrays
+from fedpath.core.exchange.wire import Apart, Arrays, apart_from, hash_arrays
+from fedpath.core.files import sha256_file
 from fedpath.core.training.alone import initial_model
 from fedpath.server.rounds import facts_of
 
@@ -224,7 +225,7 @@ def test_a_hospital_answers_as_its_worker_does(folder: Path, tmp_path: Path) -> 
 
 
 def test_a_large_answer_is_a_file(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fedpath.cli.simulate.hospital._LARGE", 100)
+    monkeypatch.setattr("fedpath.core.exchange.parcel.LARGE", 100)
     config = config_with()
     model = to_arrays(initial_model(config))
     site = hospitals_in(folder, tmp_path, "A")["A"]
@@ -233,7 +234,8 @@ def test_a_large_answer_is_a_file(folder: Path, tmp_path: Path, monkeypatch: pyt
     assert isinstance(update, Update)
     assert arrays == {}
     assert got.file is not None
-    assert got.size == got.file.stat().st_size
+    assert got.apart == apart_from(got.content)
+    assert got.apart == Apart(sha256_file(got.file), got.file.stat().st_size)
     with ArrayFile(got.file) as file:
         assert file.names == model.keys()
 

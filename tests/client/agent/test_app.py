@@ -1,5 +1,9 @@
 """The ClientApp: an order in, an answer out, and messages that hold neither."""
 
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 
@@ -16,7 +20,8 @@ from fedpath.core.exchange.messages import (
     decode_answer,
     encode,
 )
-from fedpath.core.exchange.wire import BLOB, Arrays
+from fedpath.core.exchange.parcel import LARGE, Parcel, map_arrays, write_parcel
+from fedpath.core.exchange.wire import BLOB, Apart, Arrays, apart_from, hash_arrays
 
 pytestmark = pytest.mark.usefixtures("flower_identity")
 
@@ -37,6 +42,20 @@ def message(content: bytes, kind: str = "query") -> Message:
     return Message(RecordDict({BLOB: ArrayRecord({BLOB: array})}), 1, kind)
 
 
+@dataclass
+class Shelf:
+    """Carries files no further than to a folder."""
+
+    answer_file: Path = Path("never written")
+    files: dict[Apart, Path] = field(default_factory=dict)
+
+    def fetch(self, apart: Apart) -> Arrays:
+        return map_arrays(self.files[apart])
+
+    def send(self, file: Path, apart: Apart) -> None:
+        raise AssertionError("sending is not the app's business")
+
+
 def never(*_: object) -> None:
     raise AssertionError("nothing may happen")
 
@@ -50,21 +69,48 @@ def test_an_order_is_carried_out_and_its_answer_noted_before_it_leaves(kind: str
         steps.append("work")
         return Receipt(), {}
 
-    def leaving(content: bytes, order: Order, answer: Answer, arrays: Arrays) -> None:
+    def leaving(parcel: Parcel, order: Order, answer: Answer, arrays: Arrays) -> None:
         assert (order, answer, arrays) == (ORDER, Receipt(), {})
-        steps.append(content)
+        assert parcel == Parcel(parcel.content)
+        steps.append(parcel.content)
 
-    reply = build_client_app(carry_out, leaving)(message(encode(ORDER), kind), Context(1, 1, {}, RecordDict(), {}))
+    app = build_client_app(carry_out, leaving, Shelf())
+    reply = app(message(encode(ORDER), kind), Context(1, 1, {}, RecordDict(), {}))
     sent = reply.content.array_records[BLOB][BLOB].data
     assert steps == ["work", sent]  # what was noted is what leaves, to the byte
     assert decode_answer(sent) == (Receipt(), {})
+
+
+def test_large_arrays_travel_apart_from_order_and_answer(tmp_path: Path) -> None:
+    model: Arrays = {"image/w": np.arange(LARGE // 4, dtype=np.float32)}
+    sent = write_parcel(ORDER, model, tmp_path / "model")
+    assert (sent.file, len(sent.content) < 2000) == (tmp_path / "model", True)
+    assert sent.apart is not None
+    noted: list[Parcel] = []
+
+    def carry_out(order: Order, arrays: Arrays) -> tuple[Answer, Arrays]:
+        assert (order, hash_arrays(arrays)) == (ORDER, hash_arrays(model))
+        arrays["image/w"] += 1  # memory of its own: the file may be fetched from again
+        return Receipt(), arrays
+
+    def leaving(parcel: Parcel, order: Order, answer: Answer, arrays: Arrays) -> None:
+        noted.append(parcel)
+
+    shelf = Shelf(tmp_path / "state" / "answer", {sent.apart: tmp_path / "model"})
+    app = build_client_app(carry_out, leaving, shelf)
+    reply = app(message(sent.content), Context(1, 1, {}, RecordDict(), {}))
+    content = reply.content.array_records[BLOB][BLOB].data
+    assert decode_answer(content) == (Receipt(), {})
+    assert noted == [Parcel(content, shelf.answer_file, apart_from(content))]
+    np.testing.assert_array_equal(map_arrays(shelf.answer_file)["image/w"], model["image/w"] + 1)
+    np.testing.assert_array_equal(map_arrays(tmp_path / "model")["image/w"], model["image/w"])
 
 
 def test_what_cannot_be_noted_does_not_leave() -> None:
     def leaving(*_: object) -> None:
         raise OSError("the disk is full")
 
-    app = build_client_app(lambda order, arrays: (Receipt(), {}), leaving)
+    app = build_client_app(lambda order, arrays: (Receipt(), {}), leaving, Shelf())
     with pytest.raises(OSError, match="disk is full"):
         app(message(encode(ORDER)), Context(1, 1, {}, RecordDict(), {}))
 
@@ -81,14 +127,14 @@ def test_what_cannot_be_noted_does_not_leave() -> None:
 def test_a_message_without_an_order_is_refused(content: RecordDict) -> None:
     with pytest.raises(RefusedError, match="a message without an order came"):
         order_in(Message(content, 1, "train"))
-    app = build_client_app(never, never)  # type: ignore[arg-type]
+    app = build_client_app(never, never, Shelf())  # type: ignore[arg-type]
     with pytest.raises(RefusedError, match="a message without an order came"):
         app(Message(content, 1, "train"), Context(1, 1, {}, RecordDict(), {}))
 
 
 @pytest.mark.parametrize("content", [b"", b"import os", encode(Receipt())])
 def test_bytes_that_are_no_order_are_refused_before_anything_is_done(content: bytes) -> None:
-    app = build_client_app(never, never)  # type: ignore[arg-type]
+    app = build_client_app(never, never, Shelf())  # type: ignore[arg-type]
     with pytest.raises(RefusedError, match="message"):
         app(message(content), Context(1, 1, {}, RecordDict(), {}))
 

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, Message, RecordDict
 
+from fedpath.client.agent.app import build_client_app
 from fedpath.client.agent.flower import FleetConnection
 from fedpath.client.agent.join import _in_words, _Site, join
+from fedpath.client.agent.transfer import RunOverError
 from fedpath.client.agent.worker import Worker
 from fedpath.client.audit import AuditLog, verify
 from fedpath.core.config import FederationConfig, SiteConfig
@@ -28,6 +30,7 @@ from fedpath.core.exchange.messages import (
     Finish,
     Metrics,
     Order,
+    Receipt,
     Refusal,
     Refuse,
     RunFacts,
@@ -35,7 +38,8 @@ from fedpath.core.exchange.messages import (
     decode_answer,
     encode,
 )
-from fedpath.core.exchange.wire import BLOB, hash_arrays
+from fedpath.core.exchange.parcel import LARGE
+from fedpath.core.exchange.wire import BLOB, Apart, Arrays, apart_from, hash_arrays, pack
 from fedpath.core.models import build_model
 from fedpath.server.provision import provision
 
@@ -59,6 +63,18 @@ class Wire:
     node_id: int = 2
     sent: list[bytes] = field(default_factory=list)
     noted: list[int] = field(default_factory=list)
+    files: list[tuple[bytes, Apart]] = field(default_factory=list)
+
+    @property
+    def answer_file(self) -> Path:
+        return self.audit.with_name("answer")
+
+    def fetch(self, apart: Apart) -> Arrays:
+        raise RunOverError
+
+    def send(self, file: Path, apart: Apart) -> None:
+        self.files.append((file.read_bytes(), apart))
+        self.noted.append(len(verify(self.audit)))
 
     def answer(self, reply: Message, seconds: float) -> None:
         assert seconds >= 0
@@ -106,8 +122,9 @@ def hospital(tmp_path: Path) -> Hospital:
     )
     events = EventLog(listener=heard.append)
     audit = tmp_path / "audit.jsonl"
-    site = _Site(Worker(config, federation="lung", events=events), AuditLog(audit), "host:8443", events)
-    return Hospital(site, Wire(audit), heard, tmp_path)
+    wire = Wire(audit)
+    site = _Site(Worker(config, federation="lung", events=events), AuditLog(audit), "host:8443", events, wire)
+    return Hospital(site, wire, heard, tmp_path)
 
 
 def test_what_is_wrong_with_the_data_stays_here(hospital: Hospital) -> None:
@@ -165,11 +182,38 @@ def test_changes_of_a_control_variate_are_said_in_words() -> None:
     update = Update(round=1, base="0" * 64, patients={"image": 3}, training_loss=0.1, validation=Metrics(), seconds=1.0)
     weights = {"image/a": np.zeros((2, 3), np.float32), "clinical/b": np.zeros(4, np.float32)}
     rest = "patient counts, training loss, validation figures"
-    assert _in_words(update, weights) == f"10 parameters (clinical, image), {rest}"
+    assert _in_words(update, weights) == f"10 parameters (clinical, image) as float32 weights, {rest}"
     control = {"control:image/a": np.zeros((2, 3), np.float32)}
     assert _in_words(update, weights | control) == (
-        f"10 parameters (clinical, image), the change of the mean gradient of 6 of them (SCAFFOLD), {rest}"
+        "10 parameters (clinical, image) as float32 weights, "
+        f"the change of the mean gradient of 6 of them (SCAFFOLD), {rest}"
     )
+
+
+def test_a_file_of_arrays_is_written_down_and_sent_before_the_answer_that_speaks_of_it(hospital: Hospital) -> None:
+    trained = {"image/w": np.ones(LARGE // 4, np.float32)}
+    hospital.site._app = build_client_app(
+        lambda order, arrays: (Receipt(), trained), hospital.site._note_departure, hospital.wire
+    )
+    hospital.order(Describe(facts=FACTS))
+    ((file, apart),) = hospital.wire.files
+    assert (hashlib.sha256(file).hexdigest(), len(file)) == (apart.sha256, apart.size)
+    (content,) = hospital.wire.sent
+    assert apart_from(content) == apart
+    assert hospital.wire.noted == [2, 2]  # both lines were there before the file left
+    lines = [(record.kind, record.size, record.sha256) for record in verify(hospital.wire.audit)]
+    assert lines == [
+        ("arrays", apart.size, apart.sha256),
+        ("receipt", len(content), hashlib.sha256(content).hexdigest()),
+    ]
+    (sent,) = [event for event in hospital.heard if event.kind == "sent"]
+    assert sent.values["bytes"] == len(content) + apart.size
+
+
+def test_an_order_whose_arrays_are_not_there_any_more_is_dropped_without_a_word(hospital: Hospital) -> None:
+    with pytest.raises(RunOverError):
+        hospital.receive(pack(Describe(facts=FACTS).model_dump_json(), apart=Apart("0" * 64, 5)))
+    assert hospital.wire.sent == []
 
 
 def test_what_leaves_after_encoding_is_said_in_words() -> None:
