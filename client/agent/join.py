@@ -137,7 +137,7 @@ class _Site:
         events: EventLog,
         carrier: Carrier,
         *,
-        stay: bool,
+        stay: bool = False,
     ) -> None:
         self._audit, self._address, self._events, self._stay = audit, address, events, stay
         self._carrier = carrier
