@@ -98,6 +98,11 @@ def _say(event: "Event") -> None:
             )
         case "trained":
             typer.echo(f"round {values['round']}: trained in {values['seconds']:.1f} s, loss {values['loss']:.3f}")
+        case "carried_lost":
+            typer.echo(
+                f"what was kept here with round {values['round']} is gone: personal layers and control variates start "
+                "from the beginning"
+            )
         case "sent":
             typer.echo(f"sent {values['what']}, {values['bytes']:,} bytes")
         case "finished" if values["more"]:
