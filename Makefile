@@ -46,6 +46,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/aggregation.py
 	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/simulation.py
+	$(BIN)/python benchmarks/local_methods.py
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/reader.py
 	$(BIN)/python benchmarks/encode.py

@@ -115,6 +115,11 @@ def _say(event: "Event") -> None:
             typer.echo(f"training failed: {values['reason']}\nremedy: {values['remedy']}\nwaiting for the next order")
         case "moving":
             typer.echo(f"{values['way']} arrays: {values['done'] >> 20} of {values['total'] >> 20} MiB")
+        case "carried_lost":
+            typer.echo(
+                f"what was kept here with round {values['round']} is gone: personal layers and control variates start "
+                "from the beginning"
+            )
         case "sent":
             typer.echo(f"sent {values['what']}, {values['bytes']:,} bytes")
         case "finished" if values["more"]:

@@ -65,6 +65,7 @@ def plan(
         precision=_precision(site, device, here=not note),
         engine=site.compute.engine,
         accumulate_bags=task.accumulate_bags,
+        drift_copies=task.drift_copies,
     )
     _show(task, found, note)
 
@@ -79,6 +80,7 @@ class _Task:
     n_classes: int
     patch_px: int
     accumulate_bags: int = 1
+    drift_copies: int = 0
 
 
 def _task_of(stated: dict[str, str | int]) -> _Task:
@@ -108,6 +110,7 @@ def _task_in(path: Path, stated: dict[str, str | int]) -> _Task:
     """Return what the fine-tune stage of a federation.toml says."""
     from fedpath.core.config import load_federation
     from fedpath.core.errors import ConfigError
+    from fedpath.core.training.drift import copies_of
 
     if stated:
         names = ", ".join(f"--{name}" for name in stated)
@@ -133,6 +136,7 @@ def _task_in(path: Path, stated: dict[str, str | int]) -> _Task:
         n_classes=len(federation.task.labels),
         patch_px=federation.features.patch_px,
         accumulate_bags=stage.training.over(federation.training).accumulate_bags,
+        drift_copies=copies_of(federation.local),
     )
 
 

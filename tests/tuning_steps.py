@@ -8,6 +8,7 @@ from fedpath.core.config.model import ModelSection
 from fedpath.core.config.stages import TuningSection
 from fedpath.core.encoders.registry import build_encoder
 from fedpath.core.training import TrainSettings, train
+from fedpath.core.training.drift import DriftTerms
 from fedpath.core.tuning.account import MemoryTracker
 from fedpath.core.tuning.build import build_tuner
 from fedpath.core.tuning.choice import MemoryChoice
@@ -40,12 +41,18 @@ def make_examples(n: int, patches: int, px: int) -> list[Example]:
     return examples
 
 
-def train_tracked(tuner: SparseTuner, px: int, limit: int | None = None, accumulate_bags: int = 1) -> int:
+def train_tracked(
+    tuner: SparseTuner,
+    px: int,
+    limit: int | None = None,
+    accumulate_bags: int = 1,
+    drift: DriftTerms | None = None,
+) -> int:
     """Take two steps, so that the optimizer has its states in the second; return the peak in bytes."""
     examples = make_examples(2 * accumulate_bags, tuner.memory.patches, px)
     tracker = MemoryTracker(limit)
     tracker.add(tuner)
     settings = TrainSettings(precision=tuner.memory.precision, accumulate_bags=accumulate_bags)
     with tracker:
-        train(tuner, examples, settings, seed=0)
+        train(tuner, examples, settings, seed=0, drift=drift)
     return tracker.peak

@@ -7,6 +7,7 @@ or asked for again leaves nothing behind, and an agent that was killed answers t
 
 from pathlib import Path
 
+from fedpath.core.errors import DataError, RefusedError
 from fedpath.core.exchange.stored import ArrayFile, write_arrays
 from fedpath.core.exchange.wire import Arrays
 from fedpath.core.files import replacing
@@ -26,12 +27,22 @@ class SiteMemory:
         self._folder = folder / "kept"
 
     def load(self, counted: int) -> Arrays:
-        """Return what was kept with the update of a round; nothing for round 0, or where it is not here any more."""
+        """Return what was kept with the update of a round; nothing for round 0, or where it is not here any more.
+
+        Raises:
+            DataError: the file is damaged.
+        """
         path = self._path(counted)
         if counted == 0 or not path.is_file():
             return {}
-        with ArrayFile(path) as file:
-            return {name: file.array(name).copy() for name in file.names}
+        try:
+            with ArrayFile(path) as file:
+                return {name: file.array(name).copy() for name in file.names}
+        except RefusedError as error:
+            raise DataError(
+                f"{path}: what was kept with round {counted} is damaged: {error.message}",
+                remedy="remove the file: personal layers and control variates then start from the beginning",
+            ) from None
 
     def has(self, counted: int) -> bool:
         """Return whether something was kept with the update of a round and is here."""

@@ -120,6 +120,22 @@ def test_the_same_bits_as_in_one_process(processes: Processes, folder: Path, tmp
         assert (out / "state" / "A" / "run" / "federated.safetensors").is_file()
 
 
+def test_hospitals_carry_on_what_is_theirs(processes: Processes, folder: Path, tmp_path: Path) -> None:
+    """Personal layers and SCAFFOLD's control variates: each order meets a fresh agent in another process."""
+    changes = {
+        "model": {"name": "transmil", "options": {"inner": 8, "heads": 2}},
+        "local": {"method": "scaffold", "personal": ["norm"], "steps": 3, "learning_rate_scale": {"B": 0.5}},
+        "training": SETTINGS["training"] | {"rounds": 3},
+    }
+    config = simulated(FederationConfig.model_validate(SETTINGS | changes), NAMES)
+    shutil.copytree(folder, tmp_path / "copy")
+    alone = run(config, Sites(tmp_path / "copy", NAMES), tmp_path / "alone")
+    talk = talk_over(Processes(processes.ray, 2), hospitals_in(folder, tmp_path), tmp_path)
+    assert [manifest.result for manifest in run(config, talk, tmp_path)] == [manifest.result for manifest in alone]
+    models = {(tmp_path / "state" / name / "run/federated.safetensors").read_bytes() for name in NAMES}
+    assert len(models) == len(NAMES)
+
+
 def test_buffers_do_not_depend_on_who_is_first(processes: Processes, folder: Path, tmp_path: Path) -> None:
     config = CONFIG.model_validate(CONFIG.model_dump() | {"asynchronous": {"buffer": 2}})
     results = []

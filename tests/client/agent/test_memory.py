@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from fedpath.client.agent.memory import SiteMemory
+from fedpath.core.errors import DataError
 
 
 def test_what_was_kept_with_a_round_comes_back_with_its_bits(tmp_path: Path) -> None:
@@ -43,3 +45,13 @@ def test_what_goes_with_the_best_model_stays_however_long_ago_it_was(tmp_path: P
     assert [round_ for round_ in range(1, 12) if memory.load(round_)] == [2, 7, 8, 9, 10, 11]
     memory.keep(12, {"personal:image/w": np.full(3, 12, np.float32)}, counted=11, best=9)
     assert [round_ for round_ in range(1, 13) if memory.load(round_)] == [8, 9, 10, 11, 12]
+
+
+def test_a_damaged_file_is_named(tmp_path: Path) -> None:
+    memory = SiteMemory(tmp_path)
+    memory.keep(3, {"control:image/w": np.zeros(3, np.float32)}, counted=0)
+    path = tmp_path / "kept/0003.safetensors"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(DataError, match=r"0003\.safetensors: what was kept with round 3 is damaged") as caught:
+        memory.load(3)
+    assert "remove the file" in caught.value.remedy

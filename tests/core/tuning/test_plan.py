@@ -8,11 +8,15 @@ import pytest
 import torch
 from tuning_steps import HEAD, make_tuner, train_tracked
 
+from fedpath.core.config.federated import LocalSection
 from fedpath.core.config.model import ModelSection
 from fedpath.core.config.stages import Patches, TuningSection
 from fedpath.core.errors import ConfigError
+from fedpath.core.training.drift import DriftTerms, copies_of
+from fedpath.core.training.engines.base import trained_parameters
 from fedpath.core.tuning.choice import RECOMPUTE, MemoryChoice
 from fedpath.core.tuning.measure import measure_pass
+from fedpath.core.tuning.model import SparseTuner
 from fedpath.core.tuning.plan import GB, SPARE, Plan, plan_memory
 from fedpath.core.tuning.predict import CONTEXT, Predictor
 
@@ -65,6 +69,36 @@ def test_predicts_the_peak_of_a_real_step(
             choice = MemoryChoice(patches, size, recompute, precision)
             measured = train_tracked(make_tuner(encoder, tuning, choice), px, accumulate_bags=accumulate_bags)
             assert 0.97 < predictor.parts(choice).total / measured < 1.05, (choice, measured)
+
+
+@pytest.mark.parametrize("method", ["fedprox", "scaffold"])
+def test_predicts_it_with_what_a_method_against_drift_holds(method: Literal["fedprox", "scaffold"]) -> None:
+    choice = MemoryChoice(12, 4, "upper")
+    tuner = make_tuner("tiny-resnet", TuningSection(), choice)
+    if method == "scaffold":
+        # As on a GPU, where the terms are copied to: each in memory that the tracker has not seen.
+        tracked = train_tracked(tuner, 96, drift=DriftTerms(correction=_Made(tuner)))
+    else:
+        tracked = train_tracked(tuner, 96, drift=DriftTerms(proximal=0.1))
+    local = LocalSection(method=method)
+    predictor = Predictor(
+        "tiny-resnet", HEAD, TuningSection(), n_classes=2, patch_px=96, cuda=False, drift_copies=copies_of(local)
+    )
+    assert 0.95 < predictor.parts(choice).total / tracked < 1.05
+    plain = Predictor("tiny-resnet", HEAD, TuningSection(), n_classes=2, patch_px=96, cuda=False).parts(choice).total
+    trained = sum(p.numel() * 4 for _, p in trained_parameters(tuner).values())
+    assert predictor.parts(choice).total - plain == copies_of(local) * trained
+
+
+class _Made(dict[str, torch.Tensor]):
+    """Corrections that are made when they are asked for."""
+
+    def __init__(self, tuner: SparseTuner) -> None:
+        super().__init__({name: parameter.new_empty(0) for name, (_, parameter) in trained_parameters(tuner).items()})
+        self._tuner = tuner
+
+    def __getitem__(self, name: str) -> torch.Tensor:
+        return torch.zeros_like(trained_parameters(self._tuner)[name][1])
 
 
 @pytest.mark.parametrize("head", ["transmil", "longmil", "dsmil", "mean-pool"])
