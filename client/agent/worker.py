@@ -133,17 +133,13 @@ class Worker:
             seconds=result.seconds,
         )
         leaving = {name: array for name, array in trained.items() if group_of(name) in patients}
-        return update, self._written(order, leaving, arrays)
-
-    def _written(self, order: Train, leaving: Arrays, came: Arrays) -> Arrays:
-        """Return an update as the order wants it on the wire, and keep what that leaves out of it for the next one."""
+        # On disk before the update leaves: once that counts, the next one goes on from what was left out of it.
         memory = SiteMemory(StageFolders(self._config, order.facts).own)
-        carried = memory.load(order.counted)
-        seed = _seed(order.facts, self._config.site.name, order.round)
-        written = write_update(leaving, came, order.exchange, residual=carried, seed=seed)
+        seed, residual = _seed(order.facts, self._config.site.name, order.round), memory.load(order.counted)
+        written = write_update(leaving, arrays, order.exchange, residual=residual, seed=seed)
         if order.exchange.encoding != "float32":
             memory.keep(order.round, written.residual, counted=order.counted)
-        return written.arrays
+        return update, written.arrays
 
     def _validate(self, order: Train, work: Work, fill: Fill, examples: list[Example]) -> tuple[list[Example], Metrics]:
         """Return the examples that may be trained on, and the figures of the model that came.
