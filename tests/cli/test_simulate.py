@@ -21,6 +21,7 @@ from fedpath.cli.simulate.talk import Failures
 from fedpath.core.bags.store import read_bag
 from fedpath.core.cohort import Cohort, load_cohort
 from fedpath.core.config import FederationConfig, SiteConfig, load_site
+from fedpath.core.config.federated import ExchangeSection
 from fedpath.core.errors import ConfigError
 from fedpath.core.exchange.groups import to_arrays
 from fedpath.core.exchange.messages import (
@@ -229,7 +230,8 @@ def test_a_large_answer_is_a_file(folder: Path, tmp_path: Path, monkeypatch: pyt
     config = config_with()
     model = to_arrays(initial_model(config))
     site = hospitals_in(folder, tmp_path, "A")["A"]
-    got = answer(site, "test", encode(train_order(config, model)), model, tmp_path / "file")
+    order = train_order(config, model).model_copy(update={"exchange": ExchangeSection(encoding="int8")})
+    got = answer(site, "test", encode(order), model, tmp_path / "file")
     update, arrays = decode_answer(got.content)
     assert isinstance(update, Update)
     assert arrays == {}
@@ -238,6 +240,7 @@ def test_a_large_answer_is_a_file(folder: Path, tmp_path: Path, monkeypatch: pyt
     assert got.apart == Apart(sha256_file(got.file), got.file.stat().st_size)
     with ArrayFile(got.file) as file:
         assert file.names == model.keys()
+        assert file.changes
 
 
 def test_what_is_wrong_at_a_hospital_is_told_in_full(tmp_path: Path) -> None:
