@@ -139,7 +139,7 @@ class FlowerServer:
 
     def __enter__(self) -> Self:
         self._end_earlier_runs()
-        self._listener.start(_Watched(self._app, self._public_keys, self._collect), self.tensors.app)
+        self._listener.start(_Watched(self._app, self._public_keys, self._note_arrival), self.tensors.app)
         self._open_run()
         self._heart.start()
         return self
@@ -236,6 +236,11 @@ class FlowerServer:
             way = "fetching" if request.method == "GET" else "sending"
             self._moved(request.site, way, done, request.apart.size)
 
+    def _note_arrival(self) -> None:
+        """A site has sent something: only that is news. Who looks for answers must not wake itself by looking."""
+        self._collect()
+        self._news.set()
+
     def _collect(self) -> None:
         """Take the envelopes of answers out of the state; their content stays there until it is received.
 
@@ -251,7 +256,6 @@ class FlowerServer:
                     self._outstanding.remove(asked)
                     self._answers[asked] = self._envelope(reply)
             self._state.delete_messages(message_ins_ids={reply.metadata.reply_to_message_id for reply in replies})
-        self._news.set()
 
     def _envelope(self, reply: Message) -> _Arriving | Lost:
         if reply.has_error():
