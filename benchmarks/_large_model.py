@@ -8,7 +8,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from fedpath.server.records import read_rounds
+from fedpath.server.records import RoundManifest, read_rounds
 
 BODY = """[task]
 labels = ["a", "b"]
@@ -64,13 +64,14 @@ class CoordinatorMemory:
         return any(json.loads(line)["kind"] == "listening" for line in self._events.read_text().splitlines() if line)
 
 
-def transfer_rounds(folder: Path, run: Callable[[Path, str, Callable[[int], None]], Path]) -> tuple[list[float], float]:
-    """Return the seconds of each round, training included, and the coordinator's peak in models.
+def transfer_rounds(
+    folder: Path, run: Callable[[Path, str, Callable[[int], None]], Path]
+) -> tuple[list[RoundManifest], float]:
+    """Return the rounds, and the coordinator's peak in models.
 
     Args:
         folder: of the run.
         run: runs a federation whose federation.toml ends with a text, with a watcher; returns the run's folder.
     """
     memory = CoordinatorMemory(folder / "server" / "events.jsonl")
-    manifests = read_rounds(run(folder, BODY, memory))
-    return [manifest.seconds for manifest in manifests], memory.models()
+    return read_rounds(run(folder, BODY, memory)), memory.models()

@@ -281,6 +281,11 @@ class FlowerServer:
             way = "fetching" if request.method == "GET" else "sending"
             self._moved(request.site, way, done, request.apart.size)
 
+    def note_upload(self) -> None:
+        """A site has sent something: only that is news. Who looks for answers must not wake itself by looking."""
+        self.collect()
+        self._tell()
+
     def collect(self) -> None:
         """Take the envelopes of answers out of the state; their content stays there until it is received.
 
@@ -296,7 +301,6 @@ class FlowerServer:
                     site = self._outstanding.pop(asked)
                     self._answers[asked] = self._envelope(site, reply)
             self._state.delete_messages(message_ins_ids={reply.metadata.reply_to_message_id for reply in replies})
-        self._tell()
 
     def open_at(self, site: str) -> set[str]:
         """Return the messages to a site that have no whole answer yet."""
@@ -426,7 +430,7 @@ class _Watched:
                 elif path == _ACTIVATE and message["status"] == _OK and site is not None:
                     await run_in_threadpool(self._server.began_anew, site, before)
                 elif path in _UPLOADS:
-                    await run_in_threadpool(self._server.collect)
+                    await run_in_threadpool(self._server.note_upload)
             await send(message)
 
         try:

@@ -22,12 +22,20 @@ class CuttingProxy:
         cut_up: numbers of bytes towards that port, over all connections, after which all of these are reset.
         cut_down: likewise, of bytes from it.
         hold_up: number of bytes towards that port after which nothing is passed on any more until `release`.
+        connects: it is an HTTP proxy, which has to be asked (CONNECT); `requests` are what it was asked.
     """
 
     def __init__(
-        self, port: int, *, cut_up: Sequence[int] = (), cut_down: Sequence[int] = (), hold_up: int | None = None
+        self,
+        port: int,
+        *,
+        cut_up: Sequence[int] = (),
+        cut_down: Sequence[int] = (),
+        hold_up: int | None = None,
+        connects: bool = False,
     ) -> None:
-        self._target, self._hold_up = port, hold_up
+        self._target, self._hold_up, self._connects = port, hold_up, connects
+        self.requests: list[str] = []
         self.held, self._released = threading.Event(), threading.Event()
         self._cuts = {"up": list(cut_up), "down": list(cut_down)}
         self.passed = {"up": 0, "down": 0}
@@ -67,6 +75,12 @@ class CuttingProxy:
             except OSError:  # nobody listens there at this moment
                 here.close()
                 continue
+            if self._connects:
+                request = b""
+                while not request.endswith(b"\r\n\r\n"):
+                    request += here.recv(1)
+                self.requests.append(request.decode())
+                here.sendall(b"HTTP/1.1 200 Connection established\r\n\r\n")
             with self._lock:
                 self._open += [here, there]
             for source, sink, way in ((here, there, "up"), (there, here, "down")):

@@ -191,6 +191,21 @@ def test_another_key_is_turned_away(coordinator: Coordinator) -> None:
     assert "node.key" in caught.value.remedy
 
 
+def test_the_proxy_of_the_environment_is_used(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    with CuttingProxy(coordinator.port, cut_down=[3 * MB], connects=True) as proxy:
+        monkeypatch.setenv("HTTPS_PROXY", f"http://user:pass%20word@127.0.0.1:{proxy.port}")
+        monkeypatch.delenv("no_proxy", raising=False)
+        monkeypatch.delenv("NO_PROXY", raising=False)
+        transfer = coordinator.transfer()
+        assert hash_arrays(transfer.fetch(coordinator.model)) == hash_arrays(MODEL)
+        transfer.send(coordinator.write_answer(transfer), APART)
+    assert coordinator.arrived()
+    assert len(proxy.requests) == 3  # one more for the cut
+    for request in proxy.requests:
+        assert request.startswith(f"CONNECT localhost:{coordinator.port} HTTP/1.")
+        assert "Proxy-Authorization: Basic dXNlcjpwYXNzIHdvcmQ=" in request
+
+
 def _nobody(coordinator: Coordinator) -> int:
     with CuttingProxy(coordinator.port) as proxy:
         return proxy.port
