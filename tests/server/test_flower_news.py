@@ -39,7 +39,7 @@ def test_an_order_that_is_being_stored_is_not_taken_for_lost(
 
     def storing(*values: Any) -> Any:
         """Another run, or an upload, looks for answers in this moment."""
-        collectors.append(threading.Thread(target=server._collect))
+        collectors.append(threading.Thread(target=server.note_upload))
         collectors[0].start()
         collectors[0].join(0.5)  # it may wait until the order is stored
         return store(*values)
@@ -54,13 +54,13 @@ def test_news_reach_everybody_who_waits(server: FlowerServer) -> None:
     """Whoever looks for answers does not keep the news from others."""
     server.send("A", "query", "0", b"order", ttl_s=60)
     first = server.expect_news()
-    server._collect()
+    server.note_upload()
     second = server.expect_news()
     assert second != first
     server.wait_for_news(first, 60)  # returns at once
     waiting = threading.Thread(target=server.wait_for_news, args=(second, 60))
     waiting.start()
-    server._collect()
+    server.note_upload()
     waiting.join(30)
     assert not waiting.is_alive()
 
