@@ -5,11 +5,11 @@ what becomes of it depends on nothing else: the result has the same bits however
 """
 
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -31,6 +31,8 @@ _TOGETHER = 1 << 18
 """Elements of a block of all updates together: they stay in a core's cache from the reading to the last step."""
 _SHORTEST = 1 << 12
 """Elements of a block of one update, at least: a read has a price."""
+_RUN = 32
+"""Blocks that a thread is handed at most."""
 
 Result = TypeVar("Result")
 Sender = TypeVar("Sender")
@@ -89,24 +91,31 @@ class LocalPasses:
         def work(part: Part, block: Block, values: Iterable[F32]) -> None:
             reduce(values, part.weights, arrays[block.name].reshape(-1)[block.start : block.stop])
 
-        self._each(parts, work)
+        for _ in self._each(parts, work):
+            pass
         return arrays
 
     def squared_distances(self, parts: Sequence[Part]) -> list[NDArray[np.float64]]:
         """See `Passes`."""
-        of_blocks = iter(self._each(parts, lambda part, block, values: distances_of_block(values)))
+        of_blocks = self._each(parts, lambda part, block, values: distances_of_block(values))
         # In the order of the blocks, whichever thread was first.
-        return [sum_of([next(of_blocks) for _ in part.blocks(self._reference)], len(part.updates)) for part in parts]
+        return [sum_of(islice(of_blocks, len(part.blocks(self._reference))), len(part.updates)) for part in parts]
 
-    def _each(self, parts: Sequence[Part], work: Callable[[Part, Block, Any], Result]) -> list[Result]:
-        """Return what becomes of each block, in order."""
+    def _each(self, parts: Sequence[Part], work: Callable[[Part, Block, Any], Result]) -> Iterator[Result]:
+        """Yield what becomes of each block, in order; only a few wait to be taken."""
         blocks = [(part, block) for part in parts for block in part.blocks(self._reference)]
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="combine") as pool:
-            shares = pool.map(partial(self._share, work), _shares(blocks, self._threads))
-            return [result for share in shares for result in share]
+        each = max(1, min(_RUN, len(blocks) // (4 * self._threads)))
+        waiting: deque[Future[list[Result]]] = deque()
+        # One thread of torch's to each of ours: the others have the other cores.
+        with ThreadPoolExecutor(self._threads, "combine", torch.set_num_threads, (1,)) as pool:
+            for start in range(0, len(blocks), each):
+                if len(waiting) == 2 * self._threads:
+                    yield from waiting.popleft().result()
+                waiting.append(pool.submit(self._run, work, blocks[start : start + each]))
+            while waiting:
+                yield from waiting.popleft().result()
 
-    def _share(self, work: Callable[[Part, Block, Any], Result], blocks: Sequence[tuple[Part, Block]]) -> list[Result]:
-        torch.set_num_threads(1)  # of this thread: the others have the other cores
+    def _run(self, work: Callable[[Part, Block, Any], Result], blocks: Sequence[tuple[Part, Block]]) -> list[Result]:
         sizes = ((len(part.updates) if part.together else 1) * (block.stop - block.start) for part, block in blocks)
         buffer = np.empty(max(sizes), np.float32)
 
@@ -148,15 +157,9 @@ def distances_of_block(values_NM: F32) -> NDArray[np.float64]:
     return distances_NN
 
 
-def sum_of(squared: Sequence[NDArray[np.float64]], updates: int) -> NDArray[np.float64]:
+def sum_of(squared: Iterable[NDArray[np.float64]], updates: int) -> NDArray[np.float64]:
     """Add squared distances between so many updates, one after the other."""
     total_NN = np.zeros((updates, updates))
     for squared_NN in squared:
         total_NN += squared_NN
     return total_NN
-
-
-def _shares(blocks: list[tuple[Part, Block]], parts: int) -> list[list[tuple[Part, Block]]]:
-    """Deal the blocks out in contiguous pieces of about as many each."""
-    each = -(-len(blocks) // parts) or 1
-    return [blocks[start : start + each] for start in range(0, len(blocks), each)]

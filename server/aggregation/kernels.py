@@ -24,7 +24,7 @@ _TINY, _HUGE = 1e-30, 3e38
 """Sums of squares outside of these are not to be trusted in float32."""
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _put_in_order(values_NM: F32, start: int, stop: int, comparisons: I64) -> None:
     """Run a sorting network over the rows of a tile."""
     for c in range(comparisons.shape[0]):
@@ -45,17 +45,19 @@ def _put_in_order(values_NM: F32, start: int, stop: int, comparisons: I64) -> No
                 high[k] = b if a < b else a
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def _add_rows(values_NM: F32, start: int, stop: int, first: int, last: int, sums: F64) -> None:
     """Write the sums of a tile's rows ``first`` to ``last - 1`` to ``sums``, added in this order in float64."""
-    sums[:] = values_NM[first, start:stop]
+    values = values_NM[first, start:stop]
+    for k in range(values.size):  # `sums[:] = values` would say the same, and takes numba two seconds to compile
+        sums[k] = values[k]
     for row in range(first + 1, last):
         values = values_NM[row, start:stop]
         for k in range(values.size):
             sums[k] += values[k]
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def middle_mean(values_NM: F32, comparisons: I64, first: int, last: int, out_M: F32) -> None:
     """Write the mean of the values of ranks ``first`` to ``last - 1`` of each column.
 
@@ -78,7 +80,7 @@ def middle_mean(values_NM: F32, comparisons: I64, first: int, last: int, out_M: 
             out[k] = sums[k] / (last - first)
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def nearest_mean(values_NM: F32, comparisons: I64, nearest: int, out_M: F32) -> None:
     """Write the mean of the ``nearest`` values of each column that are closest to its median.
 
@@ -114,12 +116,17 @@ def nearest_mean(values_NM: F32, comparisons: I64, nearest: int, out_M: F32) -> 
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract"})
-def _square(a: F32, b: F32) -> Any:
-    total = np.float32(0)
+def _four_squares(a: F32, b: F32, c: F32, d: F32, e: F32) -> Any:
+    """Return the squared distances of ``a`` from the others: one after the other, half the time would go into loads."""
+    to_b = to_c = to_d = to_e = np.float32(0)
     for k in range(a.size):
-        difference = a[k] - b[k]
-        total += difference * difference
-    return total
+        value = a[k]
+        from_b, from_c, from_d, from_e = value - b[k], value - c[k], value - d[k], value - e[k]
+        to_b += from_b * from_b
+        to_c += from_c * from_c
+        to_d += from_d * from_d
+        to_e += from_e * from_e
+    return to_b, to_c, to_d, to_e
 
 
 @njit(nogil=True, fastmath={"reassoc", "contract"})
@@ -131,7 +138,7 @@ def _exact_square(a: F32, b: F32) -> Any:
     return total
 
 
-@njit(nogil=True)
+@njit(nogil=True, error_model="numpy")
 def add_squared_distances(values_NM: F32, out_NN: F64) -> None:
     """Add the squared Euclidean distances between the rows to ``out_NN``.
 
@@ -146,10 +153,19 @@ def add_squared_distances(values_NM: F32, out_NN: F64) -> None:
     for start in range(0, columns, _TILE):
         stop = min(start + _TILE, columns)
         for i in range(n):
-            for j in range(i):
-                a, b = values_NM[i, start:stop], values_NM[j, start:stop]
-                square = np.float64(_square(a, b))
-                if not _TINY < square < _HUGE:
-                    square = _exact_square(a, b)
-                out_NN[i, j] += square
-                out_NN[j, i] += square
+            a = values_NM[i, start:stop]
+            for first in range(0, i, 4):
+                rows = (first, min(first + 1, i), min(first + 2, i), min(first + 3, i))
+                squares = _four_squares(
+                    a,
+                    values_NM[rows[0], start:stop],
+                    values_NM[rows[1], start:stop],
+                    values_NM[rows[2], start:stop],
+                    values_NM[rows[3], start:stop],
+                )
+                for place in range(min(4, i - first)):
+                    j, square = rows[place], np.float64(squares[place])
+                    if not _TINY < square < _HUGE:
+                        square = _exact_square(a, values_NM[j, start:stop])
+                    out_NN[i, j] += square
+                    out_NN[j, i] += square

@@ -60,7 +60,7 @@ def test_help_is_there_at_once() -> None:
     # torch, flwr, sklearn … are imported by the commands that need them.
     code = (
         "import sys, fedpath.cli.main\n"
-        "heavy = {'torch', 'flwr', 'sklearn', 'httpx', 'uvicorn', 'cv2', 'openslide', 'matplotlib', 'h5py'}\n"
+        "heavy = {'torch', 'flwr', 'sklearn', 'httpx', 'uvicorn', 'cv2', 'openslide', 'matplotlib', 'h5py', 'numba'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,6 +1,7 @@
 """Rounds with sites that are late, go away, come back, or send what does not count."""
 
 import json
+import sys
 import threading
 from collections.abc import Callable, Collection, Mapping
 from itertools import product
@@ -10,9 +11,10 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from in_process import Sites, write_sites
+from safetensors import safe_open
 
 from fedpath.core.config import FederationConfig
-from fedpath.core.config.federated import ServerOptimizer
+from fedpath.core.config.federated import Combine, ServerOptimizer
 from fedpath.core.errors import ConfigError, FederationError
 from fedpath.core.events import Event, EventLog
 from fedpath.core.exchange.messages import Answer, Order, Train, Update
@@ -35,6 +37,7 @@ CONFIG: dict[str, Any] = {
     "deadline": {"factor": 1.0, "floor_s": 0.3, "quorum_wait_s": 30.0},
 }
 ALL = {"server": CONFIG["server"] | {"min_sites": 3}}
+SHORT = CONFIG["deadline"] | {"quorum_wait_s": 0.5}
 
 
 @pytest.fixture(autouse=True)
@@ -295,7 +298,6 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(hospitals: Path, tmp
 @pytest.mark.parametrize(
     ("key", "changes"),
     [
-        ("aggregation.combine = 'krum'", {"aggregation": {"combine": "krum"}}),
         ("aggregation.engine = 'ray'", {"aggregation": {"engine": "ray"}}),
         ("local.method = 'scaffold'", {"local": {"method": "scaffold"}}),
         ("local.personal", {"local": {"personal": ["norm"]}}),
@@ -305,6 +307,80 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(hospitals: Path, tmp
 def test_what_is_not_there_yet_is_refused(hospitals: Path, tmp_path: Path, key: str, changes: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match=f"^{key} is not available in this version of fedpath"):
         run(tmp_path, Sites(hospitals, NAMES), **changes)
+
+
+@pytest.mark.parametrize("combine", [combine for combine in get_args(Combine) if combine != "mean"])
+def test_each_estimator_runs_with_clipping_and_each_optimizer(hospitals: Path, tmp_path: Path, combine: str) -> None:
+    sites = Sites(hospitals, NAMES)
+    for clip_norm, optimizer in [*product((None,), get_args(ServerOptimizer)), (0.5, "fedavg")]:
+        sites.return_all(NAMES)
+        name = f"{'all' if clip_norm is None else 'clipped'}-{optimizer}"
+        manifests = run(
+            tmp_path / name,
+            sites,
+            name=name,
+            aggregation={"combine": combine, "clip_norm": clip_norm, "byzantine": 0},
+            optimizer={"name": optimizer},
+            training=CONFIG["training"] | {"rounds": 2},
+            **ALL,
+        )
+        assert [manifest.counted() for manifest in manifests] == [list(NAMES)] * 2, name
+        assert len({manifests[0].base, manifests[0].result, manifests[1].result}) == 3, name
+        assert all(np.isfinite(np.frombuffer(value, np.float32)).all() for value in weights(tmp_path / name).values())
+
+
+def test_who_is_not_chosen_is_in_no_result(hospitals: Path, tmp_path: Path) -> None:
+    def turn(site: str, update: Update, arrays: Arrays) -> tuple[Answer, Arrays]:
+        """C lies: a hundred times what it learned."""
+        return update, {name: array * np.float32(100 if site == "C" else 1) for name, array in arrays.items()}
+
+    events: list[Event] = []
+    estimator = {"combine": "multi-krum", "byzantine": 0, "keep": 2}
+    manifests = run(tmp_path, Unruly(hospitals, NAMES, spoil=turn), events, aggregation=estimator, **ALL)
+    for manifest in manifests:
+        assert manifest.counted() == list(NAMES)
+        assert manifest.chosen == {"image": ["A", "B"]}
+        assert manifest.contributed() == {"A": ["image"], "B": ["image"]}
+        assert manifest.patients == {"image": 16}
+    assert [event.values["contributed"] for event in events if event.kind == "round_finished"] == [["A", "B"]] * 3
+    summary = json.loads((tmp_path / "summary.json").read_text())
+    assert summary["sites"] == ["A", "B"]
+    assert summary["groups"] == {"image": ["A", "B"]}
+    with safe_open(tmp_path / "last.safetensors", framework="np") as file:
+        assert json.loads(file.metadata()["contributions"]) == {"A": [1, 2, 3], "B": [1, 2, 3]}
+
+
+@pytest.mark.parametrize("combine", ["median", "trimmed-mean", "geometric-median", "krum"])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_no_estimator_sees_what_is_not_a_number(hospitals: Path, tmp_path: Path, combine: str, value: float) -> None:
+    """C's update is refused when it comes; the result is that of A and B alone, as if C had not been asked."""
+
+    def spoil(site: str, update: Update, arrays: Arrays) -> tuple[Answer, Arrays]:
+        if site == "C":
+            name = min(arrays)
+            arrays = arrays | {name: arrays[name].copy()}
+            arrays[name].flat[0] = value
+        return update, arrays
+
+    estimator = {"aggregation": {"combine": combine, "byzantine": 0}, "training": CONFIG["training"] | {"rounds": 1}}
+    if combine == "krum":  # of three
+        with pytest.raises(FederationError, match="C, round 1: update refused"):
+            run(tmp_path, Unruly(hospitals, NAMES, spoil=spoil), deadline=SHORT, **estimator, **ALL)
+        return
+    (manifest,) = run(tmp_path / "spoilt", Unruly(hospitals, NAMES, spoil=spoil), **estimator)
+    assert outcomes(manifest) == {"A": "answered", "B": "answered", "C": "refused"}
+    assert "holds NaN or infinite values" in manifest.sites["C"].reason
+    run(tmp_path / "without", Sites(hospitals, NAMES[:2]), **estimator)
+    assert weights(tmp_path / "spoilt") == weights(tmp_path / "without")
+
+
+def test_an_estimator_that_is_not_installed_is_missed_at_start(
+    hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "numba", None)
+    with pytest.raises(ConfigError, match=r"^aggregation\.combine = 'median' needs numba, which is not i") as caught:
+        run(tmp_path, Sites(hospitals, NAMES), aggregation={"combine": "median"})
+    assert caught.value.remedy == "pip install 'fedpath[server]'"
 
 
 @pytest.mark.parametrize("order", ["sites", "arrival"])

@@ -387,6 +387,35 @@ def test_a_quorum_of_more_sites_than_there_are_is_refused(tmp_path: Path) -> Non
     assert error.message.endswith("server.min_sites is 3 but federation.sites names only 2")
 
 
+ESTIMATORS = {"trimmed-mean": 2, "krum": 2, "multi-krum": 2, "bulyan": 4}
+
+
+@pytest.mark.parametrize(("combine", "times"), ESTIMATORS.items())
+def test_a_quorum_that_is_too_small_for_the_estimator_is_refused(tmp_path: Path, combine: str, times: int) -> None:
+    needed = times * 2 + (1 if combine == "trimmed-mean" else 3)
+    names = [f"S{number}" for number in range(needed + 1)]
+    sites = ", ".join(f'"{name}"' for name in names)
+    aggregation = f'\n[aggregation]\ncombine = "{combine}"\nbyzantine = 2\n'
+    text = SMALL.replace('"A", "B"', sites) + aggregation
+    assert load(tmp_path, text).min_sites == needed + 1
+    assert load(tmp_path, text.replace("[task]", f"min_sites = {needed}\n[task]")).min_sites == needed
+    what = f"aggregation.combine '{combine}' with aggregation.byzantine 2 needs {needed} updates a round"
+    error = fault(tmp_path, text.replace("[task]", f"min_sites = {needed - 1}\n[task]"))
+    assert error.message.endswith(f"{what}, and server.min_sites is {needed - 1}: lower the one or raise the other")
+    error = fault(tmp_path, SMALL + aggregation)
+    assert error.message.endswith(f"{what}, and federation.sites names 2: lower the one or raise the other")
+    error = fault(tmp_path, f"{text}[asynchronous]\nbuffer = 2\n")
+    assert error.message.endswith(f"{what}, and asynchronous.buffer is 2: lower the one or raise the other")
+
+
+def test_multi_krum_cannot_keep_more_than_all_but_the_liars(tmp_path: Path) -> None:
+    text = SMALL.replace('"A", "B"', '"A", "B", "C", "D", "E"') + '\n[aggregation]\ncombine = "multi-krum"\nkeep = '
+    assert load(tmp_path, f"{text}4\n").aggregation.keep == 4
+    error = fault(tmp_path, f"{text}5\n")
+    assert "aggregation.keep is 5" in error.message
+    assert error.message.endswith("keeps at most 4 of server.min_sites 5")
+
+
 def test_more_labels_than_an_order_may_carry_are_refused(tmp_path: Path) -> None:
     labels = ", ".join(f'"l{number}"' for number in range(1001))
     assert "key 'task.labels'" in fault(tmp_path, SMALL.replace('"no", "yes"', labels)).message

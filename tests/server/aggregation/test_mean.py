@@ -138,6 +138,17 @@ def test_half_precision_is_summed_in_float32(tmp_path: Path, order: str) -> None
     assert (combine(tmp_path, reference, sites, order).arrays["image/w"] == np.float32(1 + 2**-11)).all()
 
 
+def test_every_half_has_its_float32_in_small_files_and_in_large_ones(tmp_path: Path) -> None:
+    """All 2¹⁶ of them but NaN and infinity, in a file that is mapped and in one that is read."""
+    halves = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
+    halves = halves[np.isfinite(halves)]
+    for times in (1, 40):
+        arrays = {"image/w": np.tile(halves, times)}
+        reference = {"image/w": np.zeros(len(halves) * times, np.float32)}
+        result = combine(tmp_path, reference, [(arrays, {"image": 1.0})]).arrays["image/w"]
+        assert np.array_equal(result, np.tile(halves, times).astype(np.float32))
+
+
 @ORDERS
 def test_changes_count_on_top_of_the_model(tmp_path: Path, order: str) -> None:
     reference = model(11)

@@ -2,6 +2,8 @@
 
 import itertools
 import pickle
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -212,6 +214,12 @@ def test_late_shortened_and_encoded_updates_count_as_what_they_stand_for(tmp_pat
     result = adding.result().arrays
     for name in SHAPES:
         assert np.array_equal(result[name].reshape(-1), literal(name, meant, combine)), name
+
+
+def test_who_averages_does_without_numba() -> None:
+    code = "import sys, fedpath.server.rounds; print('numba' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 # --- Flower -----------------------------------------------------------------------------------------------------------
