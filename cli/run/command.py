@@ -136,6 +136,8 @@ def registry_of(state: Path | None, *, make: bool = False) -> "Registry":
     from fedpath.server.runs import RUNS_FOLDER
 
     registry = Registry.open(state, make=make)
+    if registry.served():  # by a coordinator, which sees to it
+        return registry
     for trouble in index_folders(registry, state / RUNS_FOLDER) if state is not None else []:
         typer.echo(f"passed over: {trouble}", err=True)
     return registry

@@ -14,7 +14,7 @@ from typing import Any, Self
 from fedpath.core.errors import FedpathError, StoppedError
 from fedpath.core.events import Event, EventLog
 from fedpath.server.registry.database import RegistryAwayError
-from fedpath.server.registry.index import Indexer
+from fedpath.server.registry.index import Indexer, reconcile, take_in
 from fedpath.server.registry.record import now, write_record
 from fedpath.server.registry.registry import Registry
 from fedpath.server.registry.tables import Run, RunState
@@ -59,10 +59,12 @@ class Follower:
     def look(self) -> None:
         """Write what is new, and see whether the run is to stop."""
         try:
+            there = self.registry.get(self.run.federation, self.run.run)
+            if there is None or there.revision < self.run.revision:
+                self._restore(there)
             self._indexer.look()
             if self.doing and self.doing != self.run.doing:
                 self.registry.change(self.run, ["running", "stopping"], doing=self.doing)
-            there = self.registry.get(self.run.federation, self.run.run)
         except RegistryAwayError as error:
             self._note_away(error)
             return
@@ -71,6 +73,16 @@ class Follower:
             self.run.state, self.run.revision, self.stops = there.state, there.revision, True
             self.stop.set()
 
+    def _restore(self, there: Run | None) -> None:
+        """Put the run into a database that was emptied, or replaced by an older copy, meanwhile."""
+        write_record(self.run, self.folder)
+        if there is None:
+            there = take_in(self.registry, self.folder)
+        else:
+            reconcile(self.registry, there, self.folder)
+        self.run = there
+        self._indexer = Indexer(self.registry, there, self.folder)
+
     def end(self, error: BaseException | None, *, requeue: bool = False) -> bool:
         """Say what became of the run; False where the registry could not be told (the run's folder was).
 
@@ -78,11 +90,10 @@ class Follower:
             error: how it ended; None where it is finished.
             requeue: it was stopped with its coordinator, and goes on when that is back.
         """
-        run, state, values = self.run, *_became(error, requeue=requeue and not self.stops)
+        self.look()
+        run = self.run
+        state, values = _became(error, requeue=requeue and not self.stops)
         try:
-            self._indexer.look()
-            if (there := self.registry.get(run.federation, run.run)) is not None:
-                run.revision = max(run.revision, there.revision)
             self.registry.move(run, (), state, **values)
         except RegistryAwayError as away:
             self._note_away(away)

@@ -67,13 +67,14 @@ def index_folders(registry: Registry, runs: Path) -> list[str]:
         What could not be taken in, in words: files that are damaged.
     """
     troubles = []
+    known = {run.run: run for run in registry.runs() if run.folder and Path(run.folder).parent == runs.absolute()}
     for folder in sorted(path.parent for path in runs.glob(f"*/{RUN_FILE}")):
         try:
-            config = read_config(folder)
-            run = registry.get(config.federation.name, folder.name)
+            run = known.get(folder.name)
             if run is None:
-                run = _found(config, folder)
-                registry.add(run)
+                run = take_in(registry, folder)
+            elif _is_whole(registry, run, folder):
+                continue
             else:
                 reconcile(registry, run, folder)
             Indexer(registry, run, folder).look()
@@ -81,6 +82,25 @@ def index_folders(registry: Registry, runs: Path) -> list[str]:
         except DataError as error:
             troubles.append(error.message)
     return troubles
+
+
+def take_in(registry: Registry, folder: Path) -> Run:
+    """Return the row of a run, made from its folder where the registry has none.
+
+    Raises:
+        DataError: the run's files are damaged.
+    """
+    run = _found(read_config(folder), folder)
+    registry.add(run)
+    return registry.get(run.federation, run.run) or run
+
+
+def _is_whole(registry: Registry, run: Run, folder: Path) -> bool:
+    """Return whether a run is over and all that it left is in the registry: most are, and need not be read again."""
+    if run.state != "finished":
+        return False
+    manifests = sum(1 for _ in folder.rglob(f"{ROUNDS}/[0-9]*.json"))
+    return manifests == run.done == len(registry.kept_rounds(run))
 
 
 def reconcile(registry: Registry, run: Run, folder: Path) -> None:

@@ -36,6 +36,7 @@ def migrate(engine: Engine, to: str | None = None) -> str | None:
         RegistryAwayError: it cannot be used now.
     """
     config = Config(attributes={"version_table": VERSION_TABLE})
+    config.set_main_option("path_separator", "os")
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
     script = ScriptDirectory.from_config(config)
     head = to or script.get_current_head()

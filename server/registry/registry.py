@@ -15,7 +15,7 @@ from fedpath.core.errors import ConfigError, did_you_mean
 from fedpath.server.records import RoundManifest
 from fedpath.server.registry.database import connected, locate, open_database, printable
 from fedpath.server.registry.migrate import migrate
-from fedpath.server.registry.tables import Coordinator, Part, Round, Run, RunState, Site
+from fedpath.server.registry.tables import Base, Coordinator, Part, Round, Run, RunState, Site
 
 LATEST = "latest"
 _HERE_S = 15.0
@@ -166,6 +166,8 @@ class Registry:
     def keep_rounds(self, run: Run, stage: str, manifests: Sequence[RoundManifest]) -> None:
         """Keep rounds of a run, in the place of what was kept of them."""
         with self._session(writes=True) as session:
+            # Of PostgreSQL: whoever else writes this run's rounds waits.
+            session.execute(select(Run.id).where(Run.id == run.id).with_for_update())
             numbers = [manifest.round for manifest in manifests]
             for table in (Round, Part):
                 which = (table.run_id == run.id, table.stage == stage, table.round.in_(numbers))
@@ -199,9 +201,7 @@ class Registry:
 
     def keep_sites(self, sites: Collection[Site]) -> None:
         """Keep how hospitals describe themselves."""
-        with self._session(writes=True) as session:
-            for site in sites:
-                session.merge(site)
+        self._merge(list(sites))
 
     def sites(self, federation: str) -> dict[str, Site]:
         """Return the hospitals of a federation that have ever described themselves."""
@@ -211,18 +211,33 @@ class Registry:
 
     def keep_coordinator(self, coordinator: Coordinator) -> None:
         """Say that a coordinator serves the queue, and is there now."""
-        with self._session(writes=True) as session:
-            session.merge(coordinator)
+        self._merge([coordinator])
 
     def coordinator(self, federation: str) -> Coordinator | None:
         """Return the coordinator of a federation's queue, the last one there was."""
         with self._session() as session:
             return session.get(Coordinator, federation)
 
+    def _merge(self, rows: Sequence[Base]) -> None:
+        """Insert or change rows; where somebody else inserts the same at the same moment, change them."""
+        try:
+            with self._session(writes=True) as session:
+                for row in rows:
+                    session.merge(row)
+        except IntegrityError:
+            with self._session(writes=True) as session:
+                for row in rows:
+                    session.merge(row)
+
     def is_served(self, federation: str) -> bool:
         """Return whether a coordinator works through the queue now."""
-        last = self.coordinator(federation)
-        return last is not None and (datetime.now(UTC) - last.seen).total_seconds() < _HERE_S
+        return federation in self.served()
+
+    def served(self) -> list[str]:
+        """Return the federations whose queues coordinators work through now."""
+        with self._session() as session:
+            rows = list(session.scalars(select(Coordinator)))
+        return [row.federation for row in rows if (datetime.now(UTC) - row.seen).total_seconds() < _HERE_S]
 
 
 def _round(run_id: int, stage: str, manifest: RoundManifest) -> Round:

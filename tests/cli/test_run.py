@@ -105,3 +105,58 @@ def test_the_files_are_elsewhere(state: Path, tmp_path: Path) -> None:
     shutil.rmtree(the_run(state))
     exported = fedpath("run", "export", "latest", "--dir", state, "--to", tmp_path / "out.zip")
     exported.assert_error(3, "is not on this machine")
+
+
+def write_config(folder: Path, **changes: Any) -> Path:
+    content = '[federation]\nname = "test"\nsites = ["A", "B"]\n[server]\naddress = "localhost:1"\n'
+    content += '[task]\nlabels = ["normal", "tumour"]\n[features]\nencoder = "noise"\nwidth = 8\n'
+    content += f'[training]\nrounds = {changes.get("rounds", 2)}\n[model]\nname = "{changes.get("model", "acmil")}"\n'
+    (folder / "federation.toml").write_text(content)
+    return folder / "federation.toml"
+
+
+def test_submit_stop_resume(state: Path, tmp_path: Path) -> None:
+    config = write_config(tmp_path)
+    told = fedpath("run", "submit", "--config", config, "--dir", state, "--name", "one")
+    assert told.code == 0
+    assert "submitted run " in told.out
+    assert "nobody serves the queue" in told.err
+    second = json.loads(
+        fedpath("run", "submit", "--config", config, "--dir", state, "--after", "one", "--priority", "3", "--json").out
+    )
+    assert (second["state"], second["priority"], second["rounds"]) == ("queued", 3, 2)
+    listed = fedpath("run", "list", "--dir", state)
+    assert "place 2 in the queue" in listed.out
+    assert "nobody serves the queue of federation test" in listed.out
+    assert "out of the queue" in fedpath("run", "stop", "one", "--dir", state).out
+    fedpath("run", "stop", "one", "--dir", state).assert_error(2, "there is nothing to stop", "fedpath run resume")
+    assert "in the queue again" in fedpath("run", "resume", "one", "--dir", state).out
+    fedpath("run", "stop", "onne", "--dir", state).assert_error(2, "did you mean 'one'?")
+    fedpath("run", "watch", "20", "--dir", state).assert_error(2, "could be any of")
+
+
+def test_what_cannot_be_run_is_not_submitted(state: Path, tmp_path: Path) -> None:
+    wrong = write_config(tmp_path, model="acmill")
+    fedpath("run", "submit", "--config", wrong, "--dir", state).assert_error(2, "acmill", "did you mean 'acmil'?")
+    assert len(json.loads(fedpath("run", "list", "--dir", state, "--json").out)) == 1
+
+
+def test_compare(state: Path, tmp_path: Path) -> None:
+    fedpath("run", "submit", "--config", write_config(tmp_path, rounds=5), "--dir", state, "--name", "longer")
+    name = next(folder.name for folder in (state / "runs").iterdir() if (folder / "summary.json").exists())
+    compared = fedpath("run", "compare", name, "longer", "--dir", state)
+    assert compared.code == 0
+    for text in ("training.rounds", "rounds that A counted in", "test AUC at B"):
+        assert text in compared.out
+    facts = json.loads(fedpath("run", "compare", name, "longer", "--dir", state, "--json").out)
+    assert sorted(facts["settings"]["training.rounds"].values()) == [2, 5]
+    assert facts["runs"][name]["counted"] == {"A": [1, 2], "B": [1, 2]}
+    assert list(facts["runs"][name]["validation_auc"]) == ["0", "1", "2"]
+    fedpath("run", "compare", name, name, "--dir", state).assert_error(2, "two different runs")
+
+
+def test_watch_tells_what_happened_and_ends_with_the_runs_code(state: Path) -> None:
+    watched = fedpath("run", "watch", "latest", "--dir", state)
+    assert watched.code == 0
+    assert "round 2: counted A, B" in watched.out
+    assert "is finished: best round" in watched.out

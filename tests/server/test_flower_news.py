@@ -29,6 +29,7 @@ def server(tmp_path: Path) -> Iterator[FlowerServer]:
     with FlowerServer(
         database=tmp_path / "flower.db", public_keys=credentials.public_keys, listener=listener
     ) as running:
+        running._state.activate_node(running._nodes["A"], 60.0)  # as its agent does
         yield running
 
 
@@ -66,4 +67,4 @@ def test_news_reach_everybody_who_waits(server: FlowerServer) -> None:
 
 
 def test_a_site_that_has_not_connected_has_no_arrivals(server: FlowerServer) -> None:
-    assert (server.arrivals("A"), server.online()) == (0, set())
+    assert (server.arrivals("B"), server.online()) == (0, {"A"})

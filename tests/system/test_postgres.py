@@ -88,7 +88,7 @@ def test_a_queue_in_postgres_outlives_its_database(
 ) -> None:
     """Submitted by URL alone; PostgreSQL ends in the middle: the run goes on, and the registry catches up later."""
     monkeypatch.setenv(URL_VARIABLE, url)
-    federation.configure(rounds=4, training="local_epochs = 20")
+    federation.configure(rounds=4, training="local_epochs = 3")
     submitted = fedpath("run", "submit", "--config", federation.toml, "--json")
     assert submitted.code == 0, submitted.err
     run = json.loads(submitted.out)["run"]

@@ -45,7 +45,7 @@ def wait_for_state(federation: Federation, name: str, state: str) -> None:
         assert found["state"] == state or found["state"] not in ("failed", "finished"), found
         return bool(found["state"] == state)
 
-    wait_until(there, f"run {name} is {state}")
+    wait_until(there, f"run {name} is {state}", deadline_s=300)
 
 
 def weights(federation: Federation, name: str) -> dict[str, dict[str, bytes]]:
@@ -57,7 +57,7 @@ def weights(federation: Federation, name: str) -> dict[str, dict[str, bytes]]:
 
 
 def test_a_queue_survives_a_kill_and_a_run_that_was_stopped_ends_with_the_same_bits(federation: Federation) -> None:
-    federation.configure(rounds=4, training="local_epochs = 20")
+    federation.configure(rounds=4, training="local_epochs = 5")
     disturbed, whole = submit(federation, "disturbed"), submit(federation, "whole")
     federation.configure(rounds=1)
     last = submit(federation, "last", "--after", "whole", "--priority", "5")
@@ -104,7 +104,7 @@ def test_runs_side_by_side_where_hospitals_allow_it(federation: Federation) -> N
     for site in "AB":
         with (federation.site(site) / "site.toml").open("a") as file:
             file.write("[policy]\nmax_parallel_runs = 2\n")
-    federation.configure(rounds=3, min_sites=2, training="local_epochs = 20", server="grace_s = 3")
+    federation.configure(rounds=3, min_sites=2, training="local_epochs = 5", server="grace_s = 3")
     first, second = submit(federation, "first"), submit(federation, "second")
     stay(federation)
     serve(federation, "server", "--parallel", "2")
