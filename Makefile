@@ -66,9 +66,10 @@ $(VENV)/.installed: $(VENV)/.dependencies setup.py README.md $(SOURCES)
 	rm -rf build
 	touch $@
 
-# Debian packages the tests use: a shifted clock, and OpenSSL's own verdict on the certificates.
+# Debian packages the tests use: a shifted clock, OpenSSL's own verdict on the certificates, a network that can be cut.
 $(VENV)/.debian:
-	command -v faketime openssl >/dev/null || { apt-get update -q && apt-get install -y -q faketime openssl; }
+	(for tool in faketime openssl ip; do command -v $$tool >/dev/null || exit 1; done) || \
+		{ apt-get update -q && apt-get install -y -q faketime openssl iproute2; }
 	touch $@
 
 clean:
