@@ -68,11 +68,12 @@ $(VENV)/.installed: $(VENV)/.dependencies setup.py README.md $(SOURCES)
 	rm -rf build
 	touch $@
 
-# Debian packages the tests use: a shifted clock, OpenSSL's own verdict on the certificates, a PostgreSQL of their own.
-# (`command -v` of several succeeds when one is there; Debian keeps PostgreSQL's programs off the path.)
+# Debian packages the tests use: a shifted clock, OpenSSL's own verdict on the certificates, a network that can be cut, a
+# PostgreSQL of their own (whose programs Debian keeps off the path).
 $(VENV)/.debian:
-	{ command -v faketime && command -v openssl && { command -v initdb || ls /usr/lib/postgresql/*/bin/initdb; }; } \
-		>/dev/null 2>&1 || { apt-get update -q && apt-get install -y -q faketime openssl postgresql; }
+	(for tool in faketime openssl ip; do command -v $$tool || exit 1; done; \
+		command -v initdb || ls /usr/lib/postgresql/*/bin/initdb) >/dev/null 2>&1 || \
+		{ apt-get update -q && apt-get install -y -q faketime openssl iproute2 postgresql; }
 	touch $@
 
 clean:

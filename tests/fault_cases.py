@@ -14,7 +14,7 @@ from fedpath.core.models import load_model
 from fedpath.server.records import read_rounds
 
 ROUNDS = 3
-DEADLINE_S = 180.0
+DEADLINE_S = 300.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ import pytest
 from in_process import Sites, write_sites
 
 from fedpath.core.config import FederationConfig
-from fedpath.core.events import EventLog
+from fedpath.core.events import Event, EventLog
 from fedpath.core.exchange.groups import to_arrays
 from fedpath.core.training.alone import initial_model
 from fedpath.server.closing import Close
@@ -34,6 +34,42 @@ class LastFirst(Sites):
     def next_reply(self, asked: Collection[Asked], timeout_s: float) -> Reply | None:
         """The answer of the last of them."""
         return super().next_reply(list(asked)[::-1], timeout_s)
+
+
+class Leaving(Sites):
+    """Sites of which B goes away with an order in hand."""
+
+    _gone = False
+
+    def next_reply(self, asked: Collection[Asked], timeout_s: float) -> Reply | None:
+        """The answer of the first of them."""
+        if not self._gone and any(one.site == "B" for one in asked):
+            self._gone = True
+            self.leave("B")
+        return super().next_reply(asked, timeout_s)
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_a_site_that_goes_away_is_asked_again_when_it_is_back(tmp_path: Path, back: bool) -> None:
+    write_sites(tmp_path / "hospitals", NAMES)
+    patience = {"deadline": {"quorum_wait_s": 30.0 if back else 0.5}}
+    config, events = FederationConfig.model_validate(CONFIG | patience), list[Event]()
+    sites, folder = Leaving(tmp_path / "hospitals", NAMES), RunFolder(tmp_path / "run", config)
+    standing = folder.standing(to_arrays(initial_model(config)))
+
+    def hear(event: Event) -> None:
+        events.append(event)
+        if back and event.kind == "figures_missing":
+            sites.come("B")
+
+    log, facts = EventLog(None, hear), facts_of(config, "run")
+    closing = Close(config, facts, sites, folder, log, threading.Event()).figures(standing, list(NAMES))
+    there = list(NAMES) if back else ["A", "C"]
+    assert (list(closing.validation), list(closing.test or {})) == (there, there)
+    waited = [event.values for event in events if event.kind == "figures_missing"]
+    assert waited[0] == {"split": "validation", "missing": ["B"]}
+    missing = [(event.values["site"], event.values["split"]) for event in events if event.kind == "evaluation_missing"]
+    assert missing == ([] if back else [("B", "validation"), ("B", "test")])
 
 
 @pytest.fixture

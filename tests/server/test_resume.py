@@ -14,7 +14,7 @@ from in_process import Killed, Sites, write_sites
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import ConfigError, DataError, FederationError
-from fedpath.core.events import EventLog
+from fedpath.core.events import Event, EventLog
 from fedpath.core.exchange.groups import to_arrays
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models import load_model
@@ -77,13 +77,16 @@ def config_with(**changes: Any) -> FederationConfig:
     return FederationConfig.model_validate(CONFIG | changes)
 
 
-def serve(config: FederationConfig, state: Path, sites: Sites, *, new: bool = False) -> tuple[OpenRun, dict[str, Any]]:
+def serve(
+    config: FederationConfig, state: Path, sites: Sites, *, new: bool = False, events: list[Event] | None = None
+) -> tuple[OpenRun, dict[str, Any]]:
     """What `start` does, without a network."""
     run, stop = open_run(config, state, new=new), threading.Event()
+    log = EventLog(None, (events if events is not None else []).append)
     if config.stage:
         return run, Pipeline(config, run.name, sites, run.folder, EventLog(), stop).execute()
     folder = RunFolder(run.folder, config)
-    federated = FederatedRun(config, run.name, initial_model(config), sites, folder, EventLog(), stop)
+    federated = FederatedRun(config, run.name, initial_model(config), sites, folder, log, stop)
     return run, federated.execute().summary
 
 
@@ -255,6 +258,147 @@ def overwrite(folder: Path, name: str) -> None:
     (folder / name).write_bytes(b"x")
 
 
+def swap(path: Path, old: str, new: str) -> None:
+    """Write something else into a file."""
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def flip(path: Path) -> None:
+    """Let one bit of a file be another."""
+    content = bytearray(path.read_bytes())
+    content[-len(content) // 3] ^= 16
+    path.write_bytes(content)
+
+
+def cut(path: Path) -> None:
+    """Let a file end early."""
+    path.write_bytes(path.read_bytes()[:-7])
+
+
+def empty(path: Path) -> None:
+    """Let nothing be in a file."""
+    path.write_bytes(b"")
+
+
+# Each optimizer that carries something on, and SCAFFOLD's control variates when there are any, lie beside the model.
+MOMENTS = {"optimizer": {"name": "fedadam"}}
+NEWEST, STATE, RECORD = "models/0002.safetensors", "models/0002.state.safetensors", "rounds/0002.json"
+
+
+@pytest.mark.parametrize("spoil", [flip, cut, empty, Path.unlink])
+@pytest.mark.parametrize("name", [NEWEST, STATE, RECORD])
+def test_whatever_is_damaged_of_the_newest_round_it_is_done_again_to_the_same_bits(
+    hospitals: Path, tmp_path: Path, name: str, spoil: Callable[[Path], None]
+) -> None:
+    config = config_with(**MOMENTS)
+    whole, _ = serve(config, tmp_path / "coordinator-whole", Sites(hospitals, NAMES))
+    # The optimizer's state is one more write a round.
+    state = tmp_path / "coordinator"
+    with killed_before_write(AFTER_ROUND_2 + 2), pytest.raises(Killed):
+        serve(config, state, Sites(hospitals, NAMES))
+    (folder,) = (state / "runs").iterdir()
+    assert len(read_rounds(folder)) == 2
+    if (name, spoil) == (RECORD, flip):
+        swap(folder / RECORD, '"round": 2', '"round": 2.5')  # a bit more or less may leave a record that can be read
+    else:
+        spoil(folder / name)
+    events: list[Event] = []
+    again, _ = serve(config, state, Sites(hospitals, NAMES), events=events)
+    assert weights(again.folder) == weights(whole.folder)
+    assert [manifest.result for manifest in read_rounds(folder)] == [m.result for m in read_rounds(whole.folder)]
+    told = [event.values for event in events if event.kind == "checkpoint_damaged"]
+    what = "record" if name == RECORD else "model"
+    # A record that is not there is that of a round that was not done.
+    gone = (name, spoil) == (RECORD, Path.unlink)
+    assert told == ([] if gone else [{"run": again.name, "round": 2, "back_to": 1, "what": what}])
+
+
+def test_if_all_models_are_damaged_the_run_begins_with_round_1_again(hospitals: Path, tmp_path: Path) -> None:
+    whole, _ = serve(config_with(), tmp_path / "coordinator-whole", Sites(hospitals, NAMES))
+    folder, _ = after_two_rounds(hospitals, tmp_path / "coordinator")
+    for path in folder.path.rglob("*.safetensors"):
+        overwrite(path.parent, path.name)
+    events: list[Event] = []
+    again, _ = serve(config_with(), tmp_path / "coordinator", Sites(hospitals, NAMES), events=events)
+    assert again.folder == folder.path
+    assert weights(again.folder) == weights(whole.folder)
+    (told,) = [event.values for event in events if event.kind == "checkpoint_damaged"]
+    assert (told["round"], told["back_to"]) == (2, 0)
+
+
+@pytest.mark.parametrize("spoil", [flip, empty, lambda path: path.write_bytes(b"[]\n" + path.read_bytes())])
+def test_the_round_of_a_damaged_journal_is_asked_again(
+    hospitals: Path, tmp_path: Path, spoil: Callable[[Path], None]
+) -> None:
+    whole, _ = serve(config_with(), tmp_path / "coordinator-whole", Sites(hospitals, NAMES))
+    state = tmp_path / "coordinator"
+    with killed_before_write(3 + 6 + 3), pytest.raises(Killed):  # two updates of round 2 are there
+        serve(config_with(), state, Sites(hospitals, NAMES))
+    (folder,) = (state / "runs").iterdir()
+    journal = folder / "rounds/0002.journal.jsonl"
+    assert journal.read_text().count('"state": "answered"') == 2
+    spoil(journal)
+    events, sites = list[Event](), Sites(hospitals, NAMES)
+    again, _ = serve(config_with(), state, sites, events=events)
+    assert weights(again.folder) == weights(whole.folder)
+    assert [kind for site, kind in sites.heard if site == "A"].count("train") == 2
+    told = [event.values for event in events if event.kind == "journal_damaged"]
+    assert told == ([] if spoil is empty else [{"round": 2}])
+
+
+def test_what_cut_off_writes_left_is_removed(hospitals: Path, tmp_path: Path) -> None:
+    begun(hospitals, tmp_path / "coordinator")
+    (folder,) = (tmp_path / "coordinator/runs").iterdir()
+    for name in ("run.json", "rounds/0002.json", "models/0002.safetensors", "closing.json", "summary.json"):
+        path = folder / name
+        path.with_name(f".{path.name}.x.tmp").write_bytes(b"{")
+    serve(config_with(), tmp_path / "coordinator", Sites(hospitals, NAMES))
+    assert not list(folder.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "says", "remedy"),
+    [
+        (lambda path: cut(path), DataError, "run.json: cannot be read", "put the folder back"),
+        (lambda path: empty(path), DataError, "run.json: cannot be read", "put the folder back"),
+        (lambda path: path.write_text("[]"), DataError, "run.json: cannot be read", "begin a new run with --new"),
+        (
+            lambda path: swap(path, '"format": 1', '"format": 2'),
+            DataError,
+            "run.json: the run was begun by another version of fedpath (format 2, here 1)",
+            "with that version, or begin a new run with --new",
+        ),
+        (
+            lambda path: path.parent.rename(path.parent.with_name("20991231-000000")),
+            DataError,
+            "20991231-000000/run.json: the folder holds run 20",
+            "give it that name again",
+        ),
+        (
+            lambda path: swap(path, '"name": "test"', '"name": "lung"'),
+            ConfigError,
+            "is of federation 'lung', federation.toml of 'test'",
+            "name the folder of this federation with --dir",
+        ),
+    ],
+    ids=["cut off", "empty", "something else", "another version", "a copy", "another federation"],
+)
+def test_a_folder_that_is_not_this_runs_is_refused_with_the_remedy(
+    hospitals: Path, tmp_path: Path, change: Any, error: type[Exception], says: str, remedy: str
+) -> None:
+    state = tmp_path / "coordinator"
+    begun(hospitals, state)
+    (path,) = (state / "runs").glob("*/run.json")
+    change(path)
+    with pytest.raises(error) as caught:
+        open_run(config_with(), state, new=False)
+    assert says in caught.value.message  # type: ignore[attr-defined]
+    assert remedy in caught.value.remedy  # type: ignore[attr-defined]
+    assert open_run(config_with(), state, new=True).begun is False
+
+
 @pytest.mark.parametrize(
     ("damage", "back_to"),
     [
@@ -285,14 +429,15 @@ def test_a_damaged_model_is_replaced(hospitals: Path, tmp_path: Path, damage: An
     [
         (lambda folder: [overwrite(folder, f"models/000{at}.safetensors") for at in (1, 2)], "none of the models"),
         (lambda folder: (folder / "rounds/0001.json").unlink(), "round 1 is missing"),
-        (lambda folder: (folder / "rounds/0002.json").write_text("{"), "a manifest cannot be read"),
+        (lambda folder: (folder / "rounds/0001.json").write_text("{"), "rounds/0001.json: cannot be read"),
+        (lambda folder: swap(folder / "rounds/0001.json", '"run": "', '"run": "other-'), "is a round of run other-"),
     ],
 )
 def test_a_damaged_folder_is_named(hospitals: Path, tmp_path: Path, damage: Any, message: str) -> None:
     folder, initial = after_two_rounds(hospitals, tmp_path / "coordinator")
     damage(folder.path)
     with pytest.raises(DataError) as caught:
-        folder.standing({name: array + 1 for name, array in initial.items()})
+        folder.standing({name: array + 1 for name, array in initial.items()}, run=folder.path.name)
     assert message in caught.value.message
     assert str(folder.path) in caught.value.message
     assert "--new" in caught.value.remedy

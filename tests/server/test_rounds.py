@@ -17,7 +17,7 @@ from fedpath.core.config import FederationConfig
 from fedpath.core.config.federated import Combine, ServerOptimizer
 from fedpath.core.errors import ConfigError, FederationError
 from fedpath.core.events import Event, EventLog
-from fedpath.core.exchange.messages import Answer, Order, Train, Update
+from fedpath.core.exchange.messages import Answer, Order, Refusal, Train, Update
 from fedpath.core.exchange.wire import Arrays
 from fedpath.core.models import load_model
 from fedpath.core.training.alone import initial_model
@@ -240,6 +240,44 @@ def test_a_buffer_may_be_filled_by_fewer_sites_than_train(hospitals: Path, tmp_p
     manifests = run(tmp_path, sites, asynchronous={"buffer": 1, "concurrency": 1})
     assert [len(manifest.counted()) for manifest in manifests] == [1] * 3
     assert [kind for _, kind in sites.heard].count("train") == 3
+
+
+@pytest.mark.parametrize("times", [2, 3])
+def test_a_site_that_could_not_and_is_needed_is_asked_again(
+    hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """But not for ever: each order that is sent again begins the round's patience anew."""
+    monkeypatch.setattr("fedpath.server.round._AGAIN_AFTER_S", 0.3)
+    tries: list[int] = []
+
+    def could_not(site: str, update: Update, arrays: Arrays) -> tuple[Answer, Arrays]:
+        if (site, update.round) == ("B", 2) and len(tries) < times:
+            tries.append(update.round)
+            return Refusal(reason="the process that trains was killed"), {}
+        return update, arrays
+
+    sites = Unruly(hospitals, NAMES, spoil=could_not)
+    short = {"deadline": CONFIG["deadline"] | {"quorum_wait_s": 1.0}}
+    if times == 2:
+        manifests = run(tmp_path / "run", sites, **short, **ALL)
+        assert [manifest.counted() for manifest in manifests] == [list(NAMES)] * 3
+        run(tmp_path / "whole", Sites(hospitals, NAMES), **ALL)
+        assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+    else:
+        with pytest.raises(FederationError, match=r"round 2: 2 of 3 .*B: the process that trains was killed"):
+            run(tmp_path / "run", sites, **short, **ALL)
+    # The others were asked once.
+    assert [kind for site, kind in sites.heard if site == "A"].count("train") == (3 if times == 2 else 2)
+
+
+def test_a_site_that_could_not_and_is_not_needed_is_asked_in_the_next_round(hospitals: Path, tmp_path: Path) -> None:
+    def could_not(site: str, update: Update, arrays: Arrays) -> tuple[Answer, Arrays]:
+        return (Refusal(reason="no"), {}) if (site, update.round) == ("B", 2) else (update, arrays)
+
+    sites = Unruly(hospitals, NAMES, spoil=could_not)
+    manifests = run(tmp_path, sites)
+    assert [manifest.counted() for manifest in manifests] == [list(NAMES), ["A", "C"], list(NAMES)]
+    assert [kind for site, kind in sites.heard if site == "B"].count("train") == 3
 
 
 def with_nan(site: str, update: Update, arrays: Arrays) -> tuple[Answer, Arrays]:

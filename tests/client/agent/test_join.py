@@ -25,6 +25,7 @@ from fedpath.core.events import Event, EventLog
 from fedpath.core.exchange.contract import FeatureContract
 from fedpath.core.exchange.groups import to_arrays
 from fedpath.core.exchange.messages import (
+    Answer,
     Describe,
     Encoded,
     Finish,
@@ -41,6 +42,7 @@ from fedpath.core.exchange.messages import (
 from fedpath.core.exchange.parcel import LARGE
 from fedpath.core.exchange.wire import BLOB, Apart, Arrays, apart_from, hash_arrays, pack
 from fedpath.core.models import build_model
+from fedpath.core.training.engines.launch import TrainingProcessError
 from fedpath.server.provision import provision
 
 pytestmark = pytest.mark.usefixtures("flower_identity")
@@ -135,6 +137,26 @@ def test_what_is_wrong_with_the_data_stays_here(hospital: Hospital) -> None:
     for secret in (b"secret", b"Mueller", str(hospital.folder).encode()):
         assert secret not in content
     assert "secret" not in hospital.wire.audit.read_text()
+
+
+def test_a_process_that_trains_and_is_lost_ends_neither_the_agent_nor_tells_what_it_printed(
+    hospital: Hospital, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(worker: Worker, facts: RunFacts) -> Answer:
+        raise TrainingProcessError(
+            "DeepSpeed's process 1 was killed by SIGKILL; its last line: Mueller",
+            remedy="more memory",
+            how="was killed by SIGKILL",
+        )
+
+    monkeypatch.setattr(Worker, "_describe", lost)
+    hospital.order(Describe(facts=FACTS))
+    assert hospital.refusal() == "the process that trains was killed by SIGKILL, twice; the site's own log says more"
+    assert not hospital.site.outcome.finished
+    assert hospital.site.outcome.refused is None
+    (failed,) = [event.values for event in hospital.heard if event.kind == "training_failed"]
+    assert "Mueller" in failed["reason"]
+    assert "Mueller" not in hospital.wire.audit.read_text()
 
 
 def test_what_is_wrong_with_the_order_is_said(hospital: Hospital) -> None:

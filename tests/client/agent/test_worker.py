@@ -38,6 +38,8 @@ from fedpath.core.exchange.messages import (
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.models import BagModel, build_model, load_model
 from fedpath.core.training import TrainSettings, evaluate, train
+from fedpath.core.training.engines.launch import TrainingProcessError
+from fedpath.core.training.loop import TrainResult
 
 WIDTH, LABELS = 4, ["normal", "tumour"]
 OPTIONS = {"inner": 3, "attention": 2, "n_branches": 2}
@@ -389,6 +391,32 @@ def test_a_model_whose_figures_are_no_numbers_is_refused(worker: Worker, model: 
         worker.carry_out(order, huge)
     with pytest.raises(RefusedError, match="the model that came gives no finite figures"):
         worker.carry_out(train_order(huge), huge)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_where_a_process_that_trains_is_lost_it_is_trained_once_more(
+    worker: Worker, cohort: Path, tmp_path: Path, model: Arrays, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    heard: list[Event] = []
+    expected = worker.carry_out(train_order(model), model)[1]
+    attempts: list[None] = []
+
+    def lost(trained: BagModel, *values: Any, **more: Any) -> TrainResult:
+        attempts.append(None)
+        result = train(trained, *values, **more)  # some of it was done
+        if len(attempts) <= times:
+            raise TrainingProcessError("process 1 was killed", remedy="more memory")
+        return result
+
+    monkeypatch.setattr("fedpath.client.agent.worker.train", lost)
+    unlucky = make_worker(cohort, tmp_path / "other", heard)
+    if times == 1:
+        assert hash_arrays(unlucky.carry_out(train_order(model), model)[1]) == hash_arrays(expected)
+    else:
+        with pytest.raises(TrainingProcessError):
+            unlucky.carry_out(train_order(model), model)
+    assert len(attempts) == 2
+    assert [event.values["reason"] for event in heard if event.kind == "training_lost"] == ["process 1 was killed"]
 
 
 def test_training_that_diverges_sends_nothing(worker: Worker, model: Arrays) -> None:
