@@ -194,8 +194,6 @@ class FlowerServer:
 
     def receive(self, ticket: Ticket) -> bytes | Lost | None:
         """Return the answer to a ticket, `Lost` when none will come, or None when it is not whole yet."""
-        if ticket.message_id not in self._answers:
-            self._collect()
         answer = self._answers.get(ticket.message_id)
         if answer is None:
             return None
@@ -221,6 +219,7 @@ class FlowerServer:
     def expect_news(self) -> None:
         """Call this before looking whether answers are there: what arrives from now on is news."""
         self._news.clear()
+        self._collect()  # sites that have gone send nothing; Flower's state says so when it is asked
 
     def drop(self, ticket: Ticket) -> None:
         """Forget a message: whether or not it was fetched, an answer to it is no longer wanted."""
