@@ -217,8 +217,6 @@ class FlowerServer:
 
     def receive(self, ticket: Ticket) -> bytes | Lost | None:
         """Return the answer to a ticket, `Lost` when none will come, or None when it is not whole yet."""
-        if ticket.message_id not in self._answers:
-            self.collect()
         answer = self._answers.get(ticket.message_id)
         if answer is None:
             return None
@@ -249,7 +247,9 @@ class FlowerServer:
             What to give to `wait_for_news`; several runs may wait at the same time.
         """
         with self._news:
-            return self._heard
+            heard = self._heard
+        self.collect()  # sites that have gone send nothing; Flower's state says so when it is asked
+        return heard
 
     def arrivals(self, site: str) -> int:
         """Return how often a site has connected since this coordinator began."""

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO, TypeVar
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from fedpath.core.exchange import transfer
-from fedpath.core.exchange.transfer import BLOCK, OFFSET, Request, UnsignedError
+from fedpath.core.exchange.transfer import OFFSET, Request, UnsignedError
 from fedpath.core.exchange.wire import REASON_HEADER
 from fedpath.server.listener import Receive, Scope, Send, answer
 from fedpath.server.tensors.incoming import (
@@ -30,6 +30,8 @@ from fedpath.server.tensors.outgoing import Outgoing
 T = TypeVar("T")
 Moved = Callable[[Request, int], None]
 """Told now and then, in some thread, how many bytes of a file are over: a site that moves bytes is there."""
+_BLOCK = 1 << 18
+"""Bytes that are handed on at a time: every site that is sending costs two of these, and as much again in TLS."""
 _TELL_EVERY_S = 5.0
 _IDLE_S = 60.0
 """A connection on which nothing moves for so long is given up; the site asks again."""
@@ -104,11 +106,11 @@ class TensorApp:
         length = [(b"content-length", str(left).encode())]
         await send({"type": "http.response.start", "status": 200, "headers": length})
         file.seek(request.offset)
-        told, reading = time.monotonic(), _start(file.read, BLOCK)
+        told, reading = time.monotonic(), _start(file.read, _BLOCK)
         while left:
             block = await reading
             left -= len(block)
-            reading = _start(file.read, BLOCK)
+            reading = _start(file.read, _BLOCK)
             try:
                 body = {"type": "http.response.body", "body": block, "more_body": left > 0}
                 await asyncio.wait_for(send(body), _IDLE_S)
@@ -142,7 +144,7 @@ class TensorApp:
                 pieces: list[bytes] = []
                 size = 0
                 try:
-                    while more and size < BLOCK:
+                    while more and size < _BLOCK:
                         message = await asyncio.wait_for(receive(), _IDLE_S)
                         if message["type"] == "http.disconnect":
                             raise _GoneError
