@@ -44,6 +44,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/engines.py
 	$(BIN)/python benchmarks/vib.py
 	$(BIN)/python benchmarks/aggregation.py
+	$(BIN)/python benchmarks/ray_aggregation.py
+	$(BIN)/python benchmarks/poisoning.py
 	$(BIN)/python benchmarks/simulation.py
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/reader.py
