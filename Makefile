@@ -45,6 +45,8 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/vib.py
 	$(BIN)/python benchmarks/aggregation.py
 	$(BIN)/python benchmarks/wire.py
+	$(BIN)/python benchmarks/ray_aggregation.py
+	$(BIN)/python benchmarks/poisoning.py
 	$(BIN)/python benchmarks/simulation.py
 	$(BIN)/python benchmarks/local_methods.py
 	$(BIN)/python benchmarks/features.py

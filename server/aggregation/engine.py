@@ -26,7 +26,7 @@ from fedpath.core.errors import ConfigError, FederationError, StoppedError
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.stored import F32
 from fedpath.core.exchange.wire import Arrays
-from fedpath.server.aggregation.blocks import Engine, LocalPasses, Part, Reduce, sum_of
+from fedpath.server.aggregation.blocks import Engine, LocalPasses, Part, Reduce
 from fedpath.server.aggregation.choose import check_installed
 from fedpath.server.aggregation.foreman import OPTION, LostError, oversee
 from fedpath.server.aggregation.pieces import Pass, Piece, Source, SourcePart, cut
@@ -35,8 +35,8 @@ from fedpath.server.aggregation.updates import Block
 _LISTEN_S = 0.5
 _ENDS_WITHIN_S = 10.0
 
-Take = Callable[[Sequence[tuple[int, Block]], Any], None]
-"""Takes a run of blocks and what became of it."""
+Take = Callable[[Piece, Any], None]
+"""Takes a piece and what became of it."""
 
 
 @contextmanager
@@ -159,7 +159,7 @@ class Cluster:
                     self._say(None if piece is None else fill(piece))
                 case ("done", number):
                     piece = pieces[number]
-                    take(piece.blocks, self._outcome(of_pass, piece))
+                    take(piece, self._outcome(of_pass, piece))
                 case ("replaced", reason):
                     self._events.emit("combiner_replaced", address=self._address, reason=reason)
                 case ("over",):
@@ -219,9 +219,9 @@ class RayPasses:
         """See `Passes`."""
         arrays = {part.name: np.empty_like(self._reference[part.name]) for part in parts}
 
-        def take(blocks: Sequence[tuple[int, Block]], values: F32) -> None:
+        def take(piece: Piece, values: F32) -> None:
             start = 0
-            for _, block in blocks:
+            for _, block in piece.blocks:
                 size = block.stop - block.start
                 arrays[block.name].reshape(-1)[block.start : block.stop] = values[start : start + size]
                 start += size
@@ -231,14 +231,23 @@ class RayPasses:
 
     def squared_distances(self, parts: Sequence[Part]) -> list[NDArray[np.float64]]:
         """See `Passes`."""
-        found: dict[Block, NDArray[np.float64]] = {}
+        totals = [np.zeros((len(part.updates),) * 2) for part in parts]
+        waiting: dict[int, tuple[Piece, list[NDArray[np.float64]]]] = {}
+        added = 0
 
-        def take(blocks: Sequence[tuple[int, Block]], distances: list[NDArray[np.float64]]) -> None:
-            found.update({block: of_block for (_, block), of_block in zip(blocks, distances, strict=True)})
+        def take(piece: Piece, distances: list[NDArray[np.float64]]) -> None:
+            nonlocal added
+            if piece.number >= added:
+                waiting[piece.number] = piece, distances
+            # In the order of the blocks, whichever actor was first; only what came too early waits.
+            while added in waiting:
+                piece, distances = waiting.pop(added)
+                for (index, _), of_block in zip(piece.blocks, distances, strict=True):
+                    totals[index] += of_block
+                added += 1
 
         self._do(parts, None, take)
-        # In the order of the blocks, whichever actor was first.
-        return [sum_of([found[block] for block in part.blocks(self._reference)], len(part.updates)) for part in parts]
+        return totals
 
     def _do(self, parts: Sequence[Part], reduce: Reduce | None, take: Take) -> None:
         updates = list({id(update): update for part in parts for update in part.updates}.values())

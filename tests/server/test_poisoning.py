@@ -1,7 +1,6 @@
-"""Two of seven hospitals lie: the mean is lost, what is made for liars keeps what an honest federation learns.
+"""One of seven hospitals lies: the mean is lost, what is made for liars keeps what an honest federation learns.
 
-The small form of benchmarks/poisoning.py, whose margin this is: an estimator that is made for liars loses at most 0.1
-of the AUC that the mean has when nobody lies.
+The small form of benchmarks/poisoning.py. Kept: at most 0.1 below the AUC of the mean when nobody lies.
 """
 
 import threading
@@ -25,14 +24,14 @@ from fedpath.server.records import RoundManifest, read_rounds
 from fedpath.server.rounds import FederatedRun
 
 NAMES = tuple("ABCDEFG")
-LIARS = NAMES[-2:]
+LIARS = NAMES[-1:]
 MARGIN = 0.1
 ROBUST: list[dict[str, Any]] = [
     {"combine": "median"},
-    {"combine": "trimmed-mean", "byzantine": 2},
+    {"combine": "trimmed-mean", "byzantine": 1},
     {"combine": "geometric-median"},
-    {"combine": "krum", "byzantine": 2},
-    {"combine": "multi-krum", "byzantine": 2},
+    {"combine": "krum", "byzantine": 1},
+    {"combine": "multi-krum", "byzantine": 1},
     {"combine": "bulyan", "byzantine": 1},
 ]
 ATTACKS = [Attack("flipped", 10), Attack("random", 100)]
@@ -48,7 +47,7 @@ def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(
-    hospitals: Path, out: Path, settings: dict[str, Any], attack: Attack | None = None, liars: tuple[str, ...] = LIARS
+    hospitals: Path, out: Path, settings: dict[str, Any], attack: Attack | None = None
 ) -> tuple[float, list[RoundManifest]]:
     """The last round's AUC on the other cohort, and the rounds."""
     config = FederationConfig.model_validate(
@@ -63,7 +62,7 @@ def run(
         }
     )
     sites = {name: load_site(hospitals / name / "site.toml").model_copy(update={"state": out / name}) for name in NAMES}
-    talk = Hospitals(sites, "test", attack, liars)
+    talk = Hospitals(sites, "test", attack, LIARS)
     folder = RunFolder(out / "run", config)
     FederatedRun(config, "run", initial_model(config), talk, folder, EventLog(), threading.Event()).execute()
     model, _ = load_model(out / "run" / "last.safetensors")
@@ -93,11 +92,10 @@ def test_the_mean_is_lost(hospitals: Path, honest: float, tmp_path: Path, attack
 def test_estimators_for_liars_keep_what_is_learnt(
     hospitals: Path, honest: float, tmp_path: Path, settings: dict[str, Any]
 ) -> None:
-    liars = LIARS[: settings.get("byzantine", 2)]
     for attack in ATTACKS:
-        auc, manifests = run(hospitals, tmp_path / str(attack), settings, attack, liars)
+        auc, manifests = run(hospitals, tmp_path / str(attack), settings, attack)
         assert auc >= honest - MARGIN, attack
         for manifest in manifests:
             if settings["combine"] in ("krum", "multi-krum", "bulyan"):
                 assert manifest.chosen is not None
-                assert not set(liars) & {site for sites in manifest.chosen.values() for site in sites}
+                assert not set(LIARS) & {site for sites in manifest.chosen.values() for site in sites}
