@@ -87,7 +87,7 @@ def _say(event: "Event") -> None:
             counted = f"{values['counted']} of {values['needed']} updates are here"
             typer.echo(f"round {values['round']}: {counted}; waiting for {', '.join(values['missing'])}")
         case "figures_missing":
-            typer.echo(f"the last round is done; waiting for {', '.join(values['missing'])}: {values['split']} figures")
+            typer.echo(f"the last round is done; waiting for {', '.join(values['missing'])}: {values['what']}")
         case "checkpoint_damaged":
             what, back_to = values["what"], values["back_to"]
             typer.echo(f"the {what} of round {values['round']} is damaged: going on from round {back_to}")
