@@ -145,7 +145,7 @@ def _in_words(event: "Event") -> str | None:
             counted = f"{values['counted']} of {values['needed']} updates are here"
             return f"round {values['round']}: {counted}; waiting for {', '.join(values['missing'])}"
         case "figures_missing":
-            return f"the last round is done; waiting for {', '.join(values['missing'])}: {values['split']} figures"
+            return f"the last round is done; waiting for {', '.join(values['missing'])}: {values['what']}"
         case "checkpoint_damaged":
             what, back_to = values["what"], values["back_to"]
             return f"the {what} of round {values['round']} is damaged: going on from round {back_to}"

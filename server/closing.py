@@ -16,6 +16,8 @@ from fedpath.server.standing import Standing, weighted
 from fedpath.server.talk import Silence, Talk, ask_each
 
 _FAREWELL_S = 60.0
+_RETURN_S = 15.0
+"""How long a site that went away during the goodbye is waited for at least."""
 _POLL_S = 0.25
 _REPORT_EVERY_S = 15.0
 
@@ -90,13 +92,29 @@ class Close:
         }
         # Of a stage in between, later ones need what arrives here: a site is given the time it has for a round.
         timeout_s = self._config.server.round_timeout_s if more else _FAREWELL_S
-        have = []
-        for reply in ask_each(self._talk, orders, model, timeout_s, self._stop):
-            if isinstance(reply.answer, Receipt):
-                have.append(reply.site)
-            else:
-                self._events.emit("farewell_unheard", site=reply.site, reason=reply.instead)
+        have: list[str] = []
+        lost = self._hand_over(orders, model, timeout_s, have)
+        # An agent that was killed just now is about to be started again, and would wait for a coordinator that is gone.
+        back, _ = self._wait_for(lost, 0.0, max(self._config.server.grace_s, _RETURN_S), "its goodbye")
+        lost |= self._hand_over({site: orders[site] for site in back}, model, timeout_s, have)
+        for site in sorted(lost.keys() - set(have)):
+            self._events.emit("farewell_unheard", site=site, reason=lost[site])
         return sorted(have)
+
+    def _hand_over(
+        self, orders: Mapping[str, Finish], model: Arrays, timeout_s: float, have: list[str]
+    ) -> dict[str, str]:
+        """Give sites the best model; add those that have it to ``have``; return those that went away, and why."""
+        lost = {}
+        for reply in ask_each(self._talk, orders, model, timeout_s, self._stop):
+            match reply.answer:
+                case Receipt():
+                    have.append(reply.site)
+                case Silence(late=False):
+                    lost[reply.site] = reply.instead
+                case _:
+                    self._events.emit("farewell_unheard", site=reply.site, reason=reply.instead)
+        return lost
 
     def _ask(
         self,
@@ -130,7 +148,7 @@ class Close:
                         )
             enough = len(figures) >= min(self._config.min_sites, len(sites))
             patience_s = self._config.server.grace_s if enough else self._config.deadline.quorum_wait_s
-            asked, waited_s = self._wait_for(lost, waited_s, patience_s, split)
+            asked, waited_s = self._wait_for(lost, waited_s, patience_s, f"{split} figures")
             for site in sorted(lost.keys() - set(asked)):
                 self._events.emit("evaluation_missing", site=site, round=round_, split=split, reason=lost[site])
             if not asked:
@@ -138,7 +156,7 @@ class Close:
                 return dict(sorted(figures.items()))
 
     def _wait_for(
-        self, lost: Mapping[str, str], waited_s: float, patience_s: float, split: str
+        self, lost: Mapping[str, str], waited_s: float, patience_s: float, what: str
     ) -> tuple[list[str], float]:
         """Wait until the sites that went away are back, or it has taken too long; return those that are, and the time.
 
@@ -148,7 +166,7 @@ class Close:
         while (missing := sorted(lost.keys() - self._talk.online())) and waited_s < patience_s:
             if waited_s - reported >= _REPORT_EVERY_S:
                 reported = waited_s
-                self._events.emit("figures_missing", split=split, missing=missing)
+                self._events.emit("figures_missing", what=what, missing=missing)
             if self._stop.wait(_POLL_S):
                 raise StoppedError
             waited_s += _POLL_S

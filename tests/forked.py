@@ -15,7 +15,14 @@ from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
-_IMPORTED = ["forked_imports"]
+_IMPORTED = [
+    "fedpath.cli.main",
+    "fedpath.client.agent.join",
+    "fedpath.server.start",
+    # What torch and fedpath import when they train and validate for the first time.
+    "torch._dynamo",
+    "sklearn.metrics",
+]
 
 
 class Forked:

@@ -67,9 +67,31 @@ def test_a_site_that_goes_away_is_asked_again_when_it_is_back(tmp_path: Path, ba
     there = list(NAMES) if back else ["A", "C"]
     assert (list(closing.validation), list(closing.test or {})) == (there, there)
     waited = [event.values for event in events if event.kind == "figures_missing"]
-    assert waited[0] == {"split": "validation", "missing": ["B"]}
+    assert waited[0] == {"what": "validation figures", "missing": ["B"]}
     missing = [(event.values["site"], event.values["split"]) for event in events if event.kind == "evaluation_missing"]
     assert missing == ([] if back else [("B", "validation"), ("B", "test")])
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_a_site_that_goes_away_during_the_goodbye_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, back: bool
+) -> None:
+    monkeypatch.setattr("fedpath.server.closing._RETURN_S", 30.0 if back else 0.5)
+    write_sites(tmp_path / "hospitals", NAMES)
+    server = {"server": {"address": "localhost:1", "grace_s": 0.0}}
+    config, events = FederationConfig.model_validate(CONFIG | server), list[Event]()
+    sites, folder = Leaving(tmp_path / "hospitals", NAMES), RunFolder(tmp_path / "run", config)
+    standing = folder.standing(to_arrays(initial_model(config)))
+
+    def hear(event: Event) -> None:
+        events.append(event)
+        if back and event.kind == "figures_missing":
+            sites.come("B")
+
+    close = Close(config, facts_of(config, "run"), sites, folder, EventLog(None, hear), threading.Event())
+    assert close.say_goodbye(standing, list(NAMES), more=False) == (list(NAMES) if back else ["A", "C"])
+    unheard = [event.values["site"] for event in events if event.kind == "farewell_unheard"]
+    assert unheard == ([] if back else ["B"])
 
 
 @pytest.fixture
