@@ -125,10 +125,10 @@ def test_a_file_is_sent_and_goes_on_where_it_stopped(asked: Served) -> None:
     request = Request("PATCH", "A", APART, 0)
     headers = request.sign(asked.keys["A"], time.time()) | {"Content-Length": str(APART.size)}
     connection.request("PATCH", request.path, iter([CONTENT[: 3 << 19]]), headers)
-    connection.close()  # in the middle
     # Not asked for: whoever asks has come back, and what is still on the way on the other connection does not count.
     part = asked.folder / "in" / "A" / f"{APART.sha256}.part"
     wait_until(lambda: part.exists() and part.stat().st_size > 0, "something has arrived")
+    connection.close()  # in the middle
     offset = int(asked.ask("HEAD", APART)[1][OFFSET])
     assert 0 < offset <= 3 << 19
     assert asked.put(CONTENT[offset:], offset=offset) == 200
