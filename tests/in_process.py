@@ -106,10 +106,10 @@ class Sites:
             return Refusal(reason=error.message), {}
 
 
-def write_sites(folder: Path, names: Iterable[str]) -> None:
+def write_sites(folder: Path, names: Iterable[str], patients: int = 12) -> None:
     """Write the cohorts and site.toml of some sites."""
     for index, site in enumerate(names):
-        write_cohort(folder / site, site, seed=index, patients=12)
+        write_cohort(folder / site, site, seed=index, patients=patients)
         (folder / site / "site.toml").write_text(
             f'[site]\nname = "{site}"\n[data]\nmanifest = "manifest.csv"\nfeatures = "features"\n'
         )

@@ -39,9 +39,9 @@ ATTACKS = [Attack("flipped", 10), Attack("random", 100)]
 
 @pytest.fixture(scope="module")
 def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Seven hospitals, and a cohort that none of them has."""
+    """Seven hospitals of 24 training patients, and a cohort that none of them has."""
     folder = tmp_path_factory.mktemp("hospitals")
-    write_sites(folder, NAMES)
+    write_sites(folder, NAMES, patients=36)
     write_cohort(folder / "test", "X", seed=100, patients=60)
     return folder
 
@@ -57,7 +57,7 @@ def run(
             "task": {"labels": list(LABELS)},
             "features": {"encoder": "noise", "width": WIDTH, "mpp": 0.5, "patch_px": 128},
             "model": {"name": "abmil", "options": {"inner": 16, "attention": 16}},
-            "training": {"rounds": 3, "local_epochs": 6, "learning_rate": 0.02},
+            "training": {"rounds": 4, "local_epochs": 2, "learning_rate": 0.02},
             "aggregation": settings,
         }
     )
