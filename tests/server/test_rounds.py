@@ -298,7 +298,6 @@ def test_a_damaged_checkpoint_is_replaced_by_the_one_before(hospitals: Path, tmp
 @pytest.mark.parametrize(
     ("key", "changes"),
     [
-        ("aggregation.engine = 'ray'", {"aggregation": {"engine": "ray"}}),
         ("local.method = 'scaffold'", {"local": {"method": "scaffold"}}),
         ("local.personal", {"local": {"personal": ["norm"]}}),
         ("exchange.encoding = 'int8'", {"exchange": {"encoding": "int8"}}),
@@ -372,6 +371,15 @@ def test_no_estimator_sees_what_is_not_a_number(hospitals: Path, tmp_path: Path,
     assert "holds NaN or infinite values" in manifest.sites["C"].reason
     run(tmp_path / "without", Sites(hospitals, NAMES[:2]), **estimator)
     assert weights(tmp_path / "spoilt") == weights(tmp_path / "without")
+
+
+def test_an_engine_that_is_not_installed_is_missed_at_start(
+    hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"^aggregation\.engine = 'ray' needs Ray, which is not installed") as caught:
+        run(tmp_path, Sites(hospitals, NAMES), aggregation={"engine": "ray"})
+    assert caught.value.remedy.startswith("pip install 'fedpath[ray]'")
 
 
 def test_an_estimator_that_is_not_installed_is_missed_at_start(
