@@ -97,13 +97,16 @@ class Cluster:
         try:
             heard = self._hear()
         except LostError as error:
-            raise ConfigError(
-                f"{OPTION} {self._address}: no connection to the Ray cluster: {error}",
-                remedy="look at Ray's logs there, or take engine = 'ray' out",
-            ) from None
-        if heard[0] == "failed":
-            _, message, remedy = heard
-            raise ConfigError(message, remedy=remedy)
+            heard = ("lost", str(error))
+        match heard:
+            case ("lost", reason):
+                raise ConfigError(
+                    f"{OPTION} {self._address}: {reason}",
+                    remedy="install fedpath[ray] in the same version on every machine of the cluster and look at "
+                    "Ray's logs there, or take engine = 'ray' out",
+                )
+            case ("failed", message, remedy):
+                raise ConfigError(message, remedy=remedy)
 
     def close(self) -> None:
         """Disconnect; a cluster that was started here ends."""

@@ -67,7 +67,7 @@ class Hand:
 
 
 def oversee(pipe: Connection, address: str, workers: int | None) -> None:
-    """Be the child: connect, say "ready" or what is wrong, and do passes until the coordinator hangs up.
+    """Be the child: connect, hire, say "ready" or what is wrong, and do passes until the coordinator hangs up.
 
     Args:
         pipe: to the coordinator.
@@ -82,6 +82,7 @@ def oversee(pipe: Connection, address: str, workers: int | None) -> None:
     try:
         with connected(address, OPTION, **own) as ray:
             crew = _Crew(ray, address, workers)
+            crew.complete()  # now: a cluster without fedpath is to be found before hospitals have trained for hours
             pipe.send(("ready", crew.size))
             while True:
                 _, of_pass = pipe.recv()
@@ -109,7 +110,7 @@ class _Hired:
 
 
 class _Crew:
-    """The actors; hired when there is work, kept between passes, replaced when they are lost."""
+    """The actors; kept between passes, replaced when they are lost."""
 
     def __init__(self, ray: Any, address: str, workers: int | None) -> None:
         self.ray, self._address = ray, address

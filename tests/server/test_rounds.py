@@ -398,6 +398,15 @@ def test_no_estimator_sees_what_is_not_a_number(hospitals: Path, tmp_path: Path,
     assert weights(tmp_path / "spoilt") == weights(tmp_path / "without")
 
 
+def test_an_engine_that_is_not_installed_is_missed_at_start(
+    hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(ConfigError, match=r"^aggregation\.engine = 'ray' needs Ray, which is not installed") as caught:
+        run(tmp_path, Sites(hospitals, NAMES), aggregation={"engine": "ray"})
+    assert caught.value.remedy.startswith("pip install 'fedpath[ray]'")
+
+
 def test_an_estimator_that_is_not_installed_is_missed_at_start(
     hospitals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
