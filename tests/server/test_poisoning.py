@@ -1,7 +1,7 @@
 """One of seven hospitals lies: the mean is lost, what is made for liars keeps what an honest federation learns.
 
-The small form of benchmarks/poisoning.py. Kept: at most 0.1 below the AUC of the mean when nobody lies. The cohort's size
-was chosen after looking (docs/poisoning.md): this guards what works, and measures nothing.
+The small form of benchmarks/poisoning.py. Kept: at most 0.1 below the AUC of the mean when nobody lies. The cohort
+was chosen after looking at results (docs/poisoning.md): this guards what works, and measures nothing.
 """
 
 import threading
