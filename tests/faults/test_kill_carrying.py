@@ -4,7 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from fault_cases import KILLED_AGENT, KILLED_COORDINATOR, ROUNDS, Case, finish, killed, recovered_after, whole_run
+from fault_cases import ROUNDS, finish, killed, recovered_after, whole_run
+from fault_hooks import killed_agent, killed_coordinator
+from fault_table import Case, Note
 from federation import Federation
 
 from fedpath.client.audit import AUDIT_FILE, verify
@@ -42,20 +44,16 @@ def kept(federation: Federation, site: str) -> dict[str, bytes]:
     return {name: tensor.numpy().tobytes() for name, tensor in load_model(path)[0].state_dict().items()}
 
 
-def test_an_agent_and_the_coordinator_are_killed(federation: Federation, tmp_path: Path, cases: list[Case]) -> None:
+def test_an_agent_and_the_coordinator_are_killed(federation: Federation, tmp_path: Path, note: Note) -> None:
     with Federation(tmp_path / "undisturbed", ["A", "B", "C"]) as undisturbed:
         configure(undisturbed)
         whole = whole_run(undisturbed)
         own = {site: kept(undisturbed, site) for site in undisturbed.sites}
     assert own["A"] != own["B"]
     # B dies with its update, and what it keeps, on disk; the coordinator when the first update of the round counts.
-    federation.start_script(
-        "server",
-        KILLED_COORDINATOR.replace("{state!r}", "'answered'"),
-        ["server", "start", "--config", federation.toml, "--dir", federation.state],
-    )
+    federation.start_script("server", killed_coordinator("answered"), federation.server_arguments())
     federation.start_sites("A", "C")
-    federation.start_script("B", KILLED_AGENT.replace("{state!r}", "'trained'"), federation.join_arguments("B"))
+    federation.start_script("B", killed_agent("trained"), federation.join_arguments("B"))
     killed(federation, "B")
     since = killed(federation, "server")
     federation.start_server(name="again")
@@ -63,6 +61,6 @@ def test_an_agent_and_the_coordinator_are_killed(federation: Federation, tmp_pat
     seconds = recovered_after(federation, since)
     result = finish(federation, whole, ["again", "A", "B-again", "C"])
     assert {site: kept(federation, site) for site in federation.sites} == own
-    cases.append(Case("kill -9 of both, SCAFFOLD and FedBN", "in round 2", seconds, result))
+    note(Case("kill -9 of both, SCAFFOLD and FedBN", "in round 2", seconds, result))
     (_, *entries) = verify(federation.site("A") / "state" / AUDIT_FILE)
     assert any("the change of the mean gradient of" in entry.holds for entry in entries)

@@ -84,10 +84,10 @@ def test_gradients_are_those_of_one_batch_through_the_encoder(
     assert found.keys() == wanted.keys() == {name for name, p in tuner.named_parameters() if p.requires_grad}
     torch.testing.assert_close(loss.detach(), wanted_loss, rtol=1e-12, atol=0)
     # A softmax does not see what is added to all its inputs: the gradient of such a bias is what rounding leaves of 0,
-    # so it is held against the size of the others.
+    # on some processors nothing, so it is held against the size of the others.
     scale = max(float(gradient.abs().max()) for gradient in wanted.values())
     for name, gradient in wanted.items():
-        assert gradient.abs().max() > 0, name
+        assert gradient.abs().max() > 0 or name == "head.score.bias", name
         torch.testing.assert_close(found[name], gradient, rtol=1e-9, atol=1e-12 * scale)
 
 
