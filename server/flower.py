@@ -63,6 +63,7 @@ _TASK_HEARTBEAT_S = 20.0
 _MOVING_S = 12.0
 """As long as a site's own heartbeats say."""
 _ACTIVATE = "/v1/fleet/activate-node"
+_NEXT = "/v1/fleet/pull-messages"
 _UPLOADS = frozenset({"/v1/fleet/push-messages", "/v1/fleet/push-object"})
 _OK, _PRECONDITION_FAILED = 200, 412
 _REASON = REASON_HEADER.encode()
@@ -143,6 +144,7 @@ class FlowerServer:
         self._lock = threading.Lock()
         self._news, self._heard = threading.Condition(), 0
         self._arrivals: dict[str, int] = {}
+        self._received: dict[str, list[str]] = {}
         self._run_id: int | None = None
         self._task_id = 0
         self._stop = threading.Event()
@@ -232,7 +234,8 @@ class FlowerServer:
         del self._answers[ticket.message_id]
         if isinstance(answer, Lost):
             return answer
-        self._state.object_store.delete(answer.message_id)
+        with self._lock:
+            self._received.setdefault(answer.site, []).append(answer.message_id)
         return _blob(answer.message_id, answer.contents)
 
     def wait_for_news(self, since: int, timeout_s: float) -> None:
@@ -301,6 +304,18 @@ class FlowerServer:
                     site = self._outstanding.pop(asked)
                     self._answers[asked] = self._envelope(site, reply)
             self._state.delete_messages(message_ins_ids={reply.metadata.reply_to_message_id for reply in replies})
+
+    def uploaded(self, site: str) -> None:
+        """A site asks for its next order, so it has done with uploading: what it sent is no longer needed.
+
+        Not earlier. Objects are named by their content, so an answer is whole as soon as another site has sent the same
+        one, and a site that still sends what has been removed would be told that its run is over.
+        """
+        if site in self._received:
+            with self._lock:
+                received = self._received.pop(site, [])
+            for message_id in received:
+                self._state.object_store.delete(message_id)
 
     def open_at(self, site: str) -> set[str]:
         """Return the messages to a site that have no whole answer yet."""
@@ -419,6 +434,8 @@ class _Watched:
         if path.startswith("/v1/fleet/") and site is None:
             return await answer(send, 401, [(_REASON, b"unregistered")])
 
+        if path == _NEXT and site is not None:
+            await run_in_threadpool(self._server.uploaded, site)
         before: set[str] = set()
         if path == _ACTIVATE and site is not None:
             before = await run_in_threadpool(self._server.open_at, site)

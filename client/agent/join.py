@@ -184,7 +184,13 @@ class _Site:
                 raise
             self._events.emit("order_failed", error=error.message, remedy=error.remedy)
             return
-        self._send(connection, reply, started)
+        try:
+            self._send(connection, reply, started)
+        except RunOverError:
+            # A site that has the final model is done, whether or not the coordinator has heard that it has.
+            if not (isinstance(self._order, Finish) and not self._order.more):
+                raise
+            self._events.emit("order_dropped")
         match self._order:
             case _ if self._stay:
                 pass

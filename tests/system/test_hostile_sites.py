@@ -89,6 +89,60 @@ def test_an_answer_outlives_its_site(federation: Federation, tmp_path: Path) -> 
         assert server.receive(ticket) == content
 
 
+# Answers its order with what all say. With two more arguments, it makes the first file when only what all say is left to
+# be sent, and sends that when the second one is there.
+_TWIN = """
+import sys, threading
+from pathlib import Path
+from flwr.app import Message
+from fedpath.client.agent import flower
+from fedpath.client.agent.app import reply_to
+from fedpath.client.agent.kit import load_kit
+
+push = flower.push_objects
+
+def pushing(objects, send, *, object_ids_to_push):
+    if len(sys.argv) > 2:
+        own = {name for name in object_ids_to_push if isinstance(objects[name], Message)}
+        push(objects, send, object_ids_to_push=own)
+        object_ids_to_push -= own
+        Path(sys.argv[2]).touch()
+        while not Path(sys.argv[3]).exists():
+            threading.Event().wait(0.02)
+    push(objects, send, object_ids_to_push=object_ids_to_push)
+
+flower.push_objects = pushing
+with flower.FleetConnection(load_kit(Path(sys.argv[1])), stop=threading.Event(), away=print) as connection:
+    while (message := connection.fetch()) is None:
+        pass
+    connection.answer(reply_to(message, b"the same"), 0.0)
+"""
+
+
+def test_two_sites_may_send_the_same(federation: Federation, tmp_path: Path) -> None:
+    """Flower keeps what is sent by its content: what one site's answer needs may have come with another's."""
+    config = load_federation(federation.toml)
+    credentials = load_server_credentials(federation.credentials / "server", config.federation.sites)
+    listener = Listener(
+        host="127.0.0.1", port=federation.port, certificate=credentials.certificate, key=credentials.key
+    )
+    kits, held, go = federation.credentials / "kits", tmp_path / "held", tmp_path / "go"
+    with FlowerServer(
+        database=tmp_path / "flower.db", public_keys=credentials.public_keys, listener=listener
+    ) as server:
+        federation.start_script("A", _TWIN, [kits / "A", held, go])
+        wait_until(lambda: server.online() == {"A"}, "A is connected")
+        of_a = server.send("A", "query", "0", b"order", ttl_s=60)
+        wait_until(held.exists, "A is about to send")
+        federation.start_script("B", _TWIN, [kits / "B"])
+        wait_until(lambda: server.online() == {"A", "B"}, "B is connected")
+        of_b = server.send("B", "query", "0", b"order", ttl_s=60)
+        assert federation.wait("B") == 0
+        assert [server.receive(ticket) for ticket in (of_b, of_a)] == [b"the same"] * 2
+        go.touch()
+        assert federation.wait("A") == 0, federation.output("A")
+
+
 # Joins as the only agent of a folder, fetches an order and holds it; "once more" lets it leave without one.
 _HOLDER = """
 import sys, threading
