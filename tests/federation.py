@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from forked import Forked
+from forked import SEARCH_PATH, Forked
 
 from fedpath.core.bags.store import FeatureMeta, write_features
 from fedpath.core.config import load_federation
@@ -196,7 +196,8 @@ class Federation:
         environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
         words, path = [str(word) for word in arguments], self.folder / f"{name}.log"
         path.write_bytes(b"")
-        if not before:
+        # What is forked off has the search path that this process began with.
+        if not before and environment.get("PYTHONPATH") == SEARCH_PATH:
             self._processes[name] = Forked(script, words, path, environment)
             return
         what = ["-m", "fedpath.cli"] if script is None else ["-c", script]

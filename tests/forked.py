@@ -24,6 +24,9 @@ _IMPORTED = [
     "sklearn.metrics",
 ]
 
+SEARCH_PATH = os.environ.get("PYTHONPATH")
+"""Of the processes: another one takes the real command."""
+
 
 class Forked:
     """A process, handled as `subprocess.Popen` is.
