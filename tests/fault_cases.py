@@ -1,7 +1,6 @@
 """What the fault tests share: a run to disturb, and the verdict on what became of it."""
 
 import json
-import shutil
 import signal
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -48,7 +47,7 @@ def whole_run(federation: Federation, odd: Mapping[str, str] | None = None) -> W
     """Run it without a fault, and keep its files out of the way of the run that is disturbed.
 
     Args:
-        federation: the hospitals; their state folders are empty again afterwards.
+        federation: the hospitals; their state folders are empty again afterwards: see `undisturbed_state`.
         odd: the scripts of sites that are not as they should be, by name.
     """
     state = federation.folder / "undisturbed"
@@ -57,8 +56,13 @@ def whole_run(federation: Federation, odd: Mapping[str, str] | None = None) -> W
     names = ("server", *federation.sites)
     assert [federation.wait(name) for name in names] == [0] * len(names)
     for site in federation.sites:
-        shutil.rmtree(federation.site(site) / "state")
+        (federation.site(site) / "state").rename(undisturbed_state(federation, site))
     return read_whole(federation.run_folder(state))
+
+
+def undisturbed_state(federation: Federation, site: str) -> Path:
+    """The state folder that a hospital had in the undisturbed run."""
+    return federation.folder / f"undisturbed-{site}"
 
 
 def start_sites(federation: Federation, odd: Mapping[str, str] | None = None) -> None:

@@ -89,8 +89,8 @@ def test_an_answer_outlives_its_site(federation: Federation, tmp_path: Path) -> 
         assert server.receive(ticket) == content
 
 
-# Answers its order with what all say. With two more arguments, it makes the first file when only that is left to be sent,
-# and sends it when the second one is there.
+# Answers its order with what all say. With two more arguments, it makes the first file when only that is left to be
+# sent, and sends it when the second one is there.
 _TWIN = """
 import sys, threading
 from pathlib import Path
