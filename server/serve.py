@@ -34,7 +34,7 @@ from fedpath.server.registry.index import index_folders, read_config, reconcile
 from fedpath.server.registry.record import now, write_record
 from fedpath.server.registry.registry import Registry
 from fedpath.server.registry.requests import check_coordinator, write_folder
-from fedpath.server.registry.tables import Coordinator, Run
+from fedpath.server.registry.tables import NEVER, Coordinator, Run
 from fedpath.server.runs import RUNS_FOLDER
 from fedpath.server.stages import check_models
 from fedpath.server.start import flower_server, let_sites_leave, open_registry
@@ -148,6 +148,12 @@ class _Queue:
                 served.follower.look()  # somebody may want it stopped for good
                 threading.Event().wait(0.05)
             self._end(served, requeue=True)
+        gone = self._row()
+        gone.seen = NEVER
+        try:
+            self._registry.keep_coordinator(gone)  # nobody has to wait until it has not been seen for a while
+        except RegistryAwayError as error:
+            self._note_away(error)
 
     def _begin_next(self) -> None:
         name = self._config.federation.name

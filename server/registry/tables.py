@@ -19,6 +19,8 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 RunState = Literal["queued", "running", "stopping", "stopped", "failed", "finished"]
 STATES: tuple[RunState, ...] = get_args(RunState)
+NEVER = datetime.fromtimestamp(0, UTC)
+"""When a coordinator that has ended was seen."""
 
 
 class UtcDateTime(TypeDecorator[datetime]):
