@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import FederationError, FedpathError, StoppedError
@@ -12,7 +12,7 @@ from fedpath.core.events import EventLog
 from fedpath.core.exchange.contract import differences, disagreements
 from fedpath.core.exchange.messages import Describe, Description, Refuse, RunFacts
 from fedpath.server.clinical import fault_of
-from fedpath.server.talk import Talk, ask
+from fedpath.server.talk import Silence, Talk, ask
 
 _REPORT_EVERY_S = 15.0
 _FAREWELL_S = 5.0
@@ -26,6 +26,8 @@ class Gathered:
 
     accepted: dict[str, Description]
     refused: dict[str, str]
+    lost: set[str] = field(default_factory=set)
+    """Of those that were asked last: the sites that went away instead of answering."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,13 +67,18 @@ def gather(
         FederationError: too few sites came, or fit, within `server.join_timeout_s`.
     """
     known = set(gathered.accepted) or set(expected)
-    if known:
-        grace_s = max(config.server.grace_s, _RETURN_S)
-        _wait_for_sites(known, min(len(known), config.min_sites), grace_s, config, talk, events, stop)
-    else:
-        sites, grace_s = set(config.federation.sites), config.server.grace_s
-        _wait_for_sites(sites, config.min_sites, grace_s, config, talk, events, stop)
-    admit(gathered, config, facts, talk, events, stop, needs=needs)
+    until = time.monotonic() + config.server.join_timeout_s
+    while True:
+        if known:
+            grace_s = max(config.server.grace_s, _RETURN_S)
+            _wait_for_sites(known, min(len(known), config.min_sites), grace_s, config, talk, events, stop)
+        else:
+            sites, grace_s = set(config.federation.sites), config.server.grace_s
+            _wait_for_sites(sites, config.min_sites, grace_s, config, talk, events, stop)
+        admit(gathered, config, facts, talk, events, stop, needs=needs)
+        # An agent that was killed with the question in hand is asked again when it is back.
+        if len(gathered.accepted) >= config.min_sites or not gathered.lost or time.monotonic() > until:
+            break
     if len(gathered.accepted) < config.min_sites:
         reasons = "; ".join(f"{site}: {reason}" for site, reason in gathered.refused.items()) or "none was refused"
         raise FederationError(
@@ -101,6 +108,7 @@ def admit(
     A site that was refused has left; when it is there again, something was mended, so it is asked again.
     """
     newcomers = sorted(talk.online() - gathered.accepted.keys())
+    gathered.lost = set()
     if not newcomers:
         return False
     stated: dict[str, Description] = {}
@@ -114,6 +122,8 @@ def admit(
             stated[reply.site] = reply.answer
         else:
             refused[reply.site] = reply.instead
+            if isinstance(reply.answer, Silence) and not reply.answer.late:
+                gathered.lost.add(reply.site)
     for site, description in sorted(stated.items()):
         if wrong := differences(config.features, description.contract):
             refused[site] = "; ".join(wrong)

@@ -14,7 +14,8 @@ class Case(NamedTuple):
     fault: str
     state: str
     recovered_s: float
-    """From the fault, or from the moment when what it took away is there again, to the end of the round it struck."""
+    """From the death of what was killed, or the moment when what was taken away is there again, to the end of the next
+    round, or of the run."""
     result: str
 
 

@@ -151,9 +151,9 @@ class Federation:
             if process.poll() is None:
                 process.kill()
             process.wait()
-        if kind is not None:
-            for name in self._processes:
-                print(f"--- {name}\n{self.output(name)}")
+        # Shown where the test has failed.
+        for name in self._processes:
+            print(f"--- {name}\n{self.output(name)}")
 
     def site(self, site: str) -> Path:
         """A hospital's folder."""

@@ -17,7 +17,7 @@ from fedpath.core.config import FederationConfig
 from fedpath.core.config.federated import Combine, ServerOptimizer
 from fedpath.core.errors import ConfigError, FederationError
 from fedpath.core.events import Event, EventLog
-from fedpath.core.exchange.messages import Answer, Order, Refusal, Train, Update
+from fedpath.core.exchange.messages import Answer, Describe, Order, Refusal, Train, Update
 from fedpath.core.exchange.wire import Arrays
 from fedpath.core.models import load_model
 from fedpath.core.training.alone import initial_model
@@ -134,6 +134,24 @@ def test_a_site_that_goes_away_is_asked_again_when_it_is_back(hospitals: Path, t
     assert [state for state, _ in states[6:]] == ["aggregated", "evaluated", "published"]
     run(tmp_path / "whole", Sites(hospitals, NAMES), **ALL)
     assert weights(tmp_path / "run") == weights(tmp_path / "whole")
+
+
+def test_a_site_that_goes_away_when_it_is_asked_what_it_has_is_asked_again(hospitals: Path, tmp_path: Path) -> None:
+    went: list[str] = []
+
+    def leaves_once(sites: Unruly, site: str, order: Order) -> bool:
+        if site == "B" and isinstance(order, Describe) and not went:
+            went.append(site)
+            sites.leave("B")
+            threading.Timer(0.2, sites.come, ["B"]).start()
+        return True
+
+    server = {"server": CONFIG["server"] | {"min_sites": 3, "join_timeout_s": 30.0}}
+    manifests = run(tmp_path / "run", Unruly(hospitals, NAMES, leaves_once), **server)
+    assert went == ["B"]
+    assert [manifest.counted() for manifest in manifests] == [list(NAMES)] * 3
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert summary["refused"] == {}
 
 
 def test_a_round_without_quorum_waits_says_who_is_missing_and_stops_with_all_kept(
