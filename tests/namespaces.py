@@ -34,6 +34,11 @@ class Cable:
         """Pull the cable."""
         _ip("-n", self.far, "link", "set", "cable", "down")
 
+    def holds_back(self) -> bool:
+        """Return whether the hospital has sent something that nobody has got yet."""
+        lines = _run("ip", "netns", "exec", self.far, "ss", "-tnH", "state", "established").splitlines()
+        return any(int(line.split()[1]) > 0 for line in lines)
+
     def mend(self) -> None:
         """Put it in again."""
         _ip("-n", self.far, "link", "set", "cable", "up")
@@ -60,5 +65,10 @@ def cable() -> Iterator[Cable]:
 
 
 def _ip(*words: str) -> None:
-    done = subprocess.run(["ip", *words], capture_output=True, text=True, timeout=20, check=False)
-    assert done.returncode == 0, f"ip {' '.join(words)}: {done.stderr}"
+    _run("ip", *words)
+
+
+def _run(*words: str) -> str:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
+    return done.stdout
