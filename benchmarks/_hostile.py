@@ -15,7 +15,7 @@ from fedpath.client.agent.worker import Worker
 from fedpath.core.config import SiteConfig
 from fedpath.core.errors import FedpathError
 from fedpath.core.events import EventLog
-from fedpath.core.exchange.messages import Answer, Finish, Order, Refusal, Train, decode_answer, decode_order, encode
+from fedpath.core.exchange.messages import Answer, Finish, Order, Refusal, Train, answer_in, decode_order, encode
 from fedpath.core.exchange.wire import Arrays
 from fedpath.server.talk import Asked, Reply
 
@@ -93,8 +93,7 @@ class Hospitals:
         order, arrays = decode_order(content)
         answer, trained = self._answer(one.site, order, arrays)
         received = encode(answer, trained)
-        answer, trained = decode_answer(received)
-        return Reply(one, answer, len(content), len(received), trained, received)
+        return Reply(one, answer_in(received), len(content), len(received), content=received)
 
     def drop(self, asked: Asked) -> None:
         """Forget an order."""

@@ -36,7 +36,7 @@ from fedpath.client.agent.worker import Worker
 from fedpath.core.bags.store import FeatureMeta, write_features
 from fedpath.core.config import FederationConfig, load_site
 from fedpath.core.events import EventLog
-from fedpath.core.exchange.messages import Order, decode_answer, decode_order, encode
+from fedpath.core.exchange.messages import Order, answer_in, decode_order, encode
 from fedpath.core.exchange.wire import Arrays
 from fedpath.core.training.alone import initial_model
 from fedpath.server.folder import RunFolder
@@ -206,8 +206,7 @@ class _InProcess:
             config = load_site(self.folder / one.site / "site.toml")
             self.workers[one.site] = Worker(config, federation="drawn", events=EventLog())
         received = encode(*self.workers[one.site].carry_out(*decode_order(content)))
-        answer, arrays = decode_answer(received)
-        return Reply(one, answer, len(content), len(received), arrays, received)
+        return Reply(one, answer_in(received), len(content), len(received), content=received)
 
     def drop(self, asked: Asked) -> None:
         self.waiting.pop(asked, None)

@@ -2,8 +2,8 @@
 
 import math
 import threading
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import StoppedError
@@ -14,6 +14,8 @@ from fedpath.core.models.protocol import BagModel
 from fedpath.server.folder import Closing, RunFolder
 from fedpath.server.standing import Standing, weighted
 from fedpath.server.talk import Silence, Talk, ask_each
+
+Asking = TypeVar("Asking", Evaluate, Finish)
 
 _FAREWELL_S = 60.0
 _RETURN_S = 15.0
@@ -86,10 +88,7 @@ class Close:
         best, model = standing.best, self._folder.best_model(standing)
         order = Finish(facts=self._facts, base=hash_arrays(model), best_round=best.round, more=more)
         present = [site for site in sites if site in self._talk.online()]
-        orders = {
-            site: order.model_copy(update={"counted": standing.last_counted(site, best.round)})
-            for site in sorted(present)
-        }
+        orders = _to_each(order, present, standing, best.round)
         # Of a stage in between, later ones need what arrives here: a site is given the time it has for a round.
         timeout_s = self._config.server.round_timeout_s if more else _FAREWELL_S
         have: list[str] = []
@@ -127,9 +126,7 @@ class Close:
         """Ask every site for the figures of a model on one split; silent sites are left out, and said so."""
         base = hash_arrays(model)
         order = Evaluate(facts=self._facts, round=round_, base=base, split=split)
-        orders = {
-            site: order.model_copy(update={"counted": standing.last_counted(site, round_)}) for site in sorted(sites)
-        }
+        orders = _to_each(order, sites, standing, round_)
         figures: dict[str, Metrics] = {}
         asked, waited_s = sites, 0.0
         while True:
@@ -173,6 +170,11 @@ class Close:
         # The time runs on also where nobody had to be waited for: a site that goes and comes holds nobody up for ever.
         back = sorted(lost.keys() & self._talk.online()) if waited_s - _POLL_S <= patience_s else []
         return back, waited_s + _POLL_S
+
+
+def _to_each(order: Asking, sites: Iterable[str], standing: Standing, round_: int) -> dict[str, Asking]:
+    """Return the order for each site: with the round that says which of its personal layers go with a round's model."""
+    return {site: order.model_copy(update={"counted": standing.last_counted(site, round_)}) for site in sorted(sites)}
 
 
 def summary_of(

@@ -146,11 +146,6 @@ class RunFolder:
         """Return where the updates of a round are kept until they have counted."""
         return Spool(self.path / "updates" / f"{round_:04d}")
 
-    def keep_model(self, round_: int, standing: Standing) -> None:
-        """Keep the model that ``standing`` holds as that of a round."""
-        contributions = standing.contributions(round_)
-        self.models.keep(round_, standing.model, standing.state, self.rest, contributions)
-
     def keep_round(self, manifest: RoundManifest, standing: Standing, result: Arrays, state: Arrays) -> bool:
         """Keep a round that is done, as the module says, and move ``standing`` on.
 

@@ -331,7 +331,8 @@ class Round:
         base = None if part.of_round is None else self._base_of(part.of_round)
         weights = {group: patients * part.weight for group, patients in part.patients.items()}
         arrays = self._spool.open(site)
-        self._combiner.add(Counted(site, arrays, weights, None if base is None else base.model))
+        late_base = None if base is None else base.model
+        self._combiner.add(Counted(site, arrays, weights, late_base, norm=part.norm))
 
     def _base_of(self, round_: int) -> Base | None:
         return self._plan.base if round_ == self._plan.round else self._plan.earlier(round_)

@@ -9,7 +9,7 @@ import os
 import shutil
 from pathlib import Path
 
-from fedpath.core.exchange.stored import ArrayFile, write_arrays
+from fedpath.core.exchange.stored import ArrayFile
 from fedpath.core.files import replacing, sha256_file
 from fedpath.server.talk import Reply
 
@@ -32,12 +32,9 @@ class Spool:
             with reply.file.open("rb") as file:
                 os.fsync(file.fileno())
             reply.file.replace(path)
-        elif reply.content:
+        else:
             with replacing(path) as temporary:
                 temporary.write_bytes(reply.content)
-        else:
-            with replacing(path) as temporary, temporary.open("wb") as file:
-                write_arrays(file, reply.arrays)
         return path, reply.sha256 or sha256_file(path)
 
     def has(self, site: str, sha256: str) -> bool:

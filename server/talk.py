@@ -6,7 +6,7 @@
 import threading
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -39,8 +39,6 @@ class Reply:
     answer: Answer | Silence
     sent_bytes: int
     received_bytes: int
-    arrays: Arrays = field(default_factory=dict)
-    """That came with the answer and are small; empty where there is a file."""
     content: bytes = b""
     """The whole answer as it came, header and small arrays with their metadata: a safetensors blob."""
     file: Path | None = None

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
 
-import numpy as np
-
 from fedpath.core.config.federated import ExchangeSection
 from fedpath.core.config.federation import FeaturesSection
 from fedpath.core.errors import RefusedError
@@ -15,7 +13,7 @@ from fedpath.core.exchange.contract import differences
 from fedpath.core.exchange.encoding import sends_changes
 from fedpath.core.exchange.groups import CONTROL, group_of
 from fedpath.core.exchange.messages import Encoded, Update
-from fedpath.core.exchange.wire import Arrays, printable
+from fedpath.core.exchange.wire import printable
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,70 +145,6 @@ def check_change(site: str, round_: int, norms: Mapping[str, float], max_norm: f
 def refused(site: str, round_: int, reason: str) -> RefusedError:
     """Return the error that an update which does not count is refused with."""
     return RefusedError(f"site {site}, round {round_}: update refused: {reason}", remedy="look at the log of that site")
-
-
-def check_update(
-    site: str,
-    header: Update,
-    arrays: Arrays,
-    *,
-    reference: Arrays,
-    round_: int,
-    base: str,
-    entitled: Entitled,
-    max_norm: float | None,
-) -> None:
-    """Check an update against the global model it must have started from.
-
-    Args:
-        site: who sent it, for the message.
-        header: the update's header.
-        arrays: the update's arrays.
-        reference: the global model of this round; names, shapes and types must be the same.
-        round_: the open round.
-        base: hash of ``reference``.
-        entitled: the groups that this site can have trained, and on how many patients at most.
-        max_norm: largest allowed Euclidean norm of (update - reference); None for no limit.
-
-    Raises:
-        RefusedError: naming the site, the round and the first thing that is wrong.
-    """
-
-    def refuse(reason: str) -> RefusedError:
-        return RefusedError(
-            f"site {site}, round {round_}: update refused: {reason}", remedy="look at the log of that site"
-        )
-
-    if header.round != round_:
-        raise refuse(f"it is of round {header.round}")
-    if header.base != base:
-        raise refuse(f"it started from model {header.base[:12]}…, not {base[:12]}…")
-    groups = {group_of(name) for name in arrays}
-    expected = {name for name in reference if group_of(name) in groups}
-    if odd := sorted(arrays.keys() ^ expected):
-        named = ", ".join(printable(name[:100]) for name in odd[:3])
-        raise refuse(f"parameters missing or unknown: {named}")
-    if not groups or groups != header.patients.keys():
-        raise refuse(f"it counts patients for {sorted(header.patients)} but sends {sorted(groups)}")
-    for group, patients in header.patients.items():
-        if fault := entitled.fault_of(group, patients):
-            raise refuse(fault)
-    squares, unmoved = 0.0, set(groups)
-    for name, array in arrays.items():
-        wanted = reference[name]
-        if array.dtype != wanted.dtype or array.shape != wanted.shape:
-            raise refuse(f"{name} is {array.dtype}{array.shape}, should be {wanted.dtype}{wanted.shape}")
-        change = array.astype(np.float64, copy=False) - wanted
-        square = float(np.vdot(change, change))
-        if not np.isfinite(square):
-            raise refuse(f"{name} holds NaN or infinite values")
-        squares += square
-        if square > 0:
-            unmoved.discard(group_of(name))
-    if unmoved:
-        raise refuse(f"group {min(unmoved)} is that of the global model: it was not trained")
-    if max_norm is not None and squares**0.5 > max_norm:
-        raise refuse(f"its change has norm {squares**0.5:.3g}, the limit is {max_norm:.3g}")
 
 
 def check_encoded(site: str, header: Encoded, expected: FeaturesSection) -> None:

@@ -26,8 +26,10 @@ class Clipped:
 
     def add(self, update: Counted) -> None:
         """Take one update."""
-        base = self._reference if update.base is None else update.base
-        norm = math.hypot(*measure(update.arrays, base).values())
+        norm = update.norm
+        if norm is None:
+            base = self._reference if update.base is None else update.base
+            norm = math.hypot(*measure(update.arrays, base).values())
         shrink = 1.0 if norm <= self._most else self._most / norm
         self._inner.add(replace(update, shrink=update.shrink * shrink))
 

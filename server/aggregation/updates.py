@@ -24,6 +24,8 @@ class Counted:
     """Weight of each group: the patients that trained it, less for an update that came late."""
     base: Arrays | None = None
     """The model that a late update started from; None for the round's own. What counts is the change against it."""
+    norm: float | None = None
+    """Euclidean norm of the change, where it has been measured."""
     shrink: float = 1.0
     """What the change is multiplied by before it counts."""
 

@@ -28,18 +28,6 @@ class TooLargeError(Exception):
     """It is larger than the answer to any open order can be."""
 
 
-class ElsewhereError(Exception):
-    """The next byte that is wanted is another one.
-
-    Args:
-        offset: of that byte.
-    """
-
-    def __init__(self, offset: int) -> None:
-        super().__init__(offset)
-        self.offset = offset
-
-
 class SupersededError(Exception):
     """The site has come back on another connection: what this one brings does not count any more."""
 

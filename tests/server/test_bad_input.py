@@ -5,12 +5,13 @@
 
 import threading
 from collections.abc import Callable, Collection
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from in_process import Sites, write_sites
+from in_process import Sites
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import FederationError
@@ -24,6 +25,8 @@ from fedpath.server.records import RoundManifest, read_rounds
 from fedpath.server.rounds import FederatedRun
 from fedpath.server.talk import Asked, Reply
 
+pytestmark = pytest.mark.usefixtures("nobody_comes_back")
+
 NAMES = ("A", "B", "C")
 CONFIG: dict[str, Any] = {
     "federation": {"name": "test", "sites": list(NAMES)},
@@ -36,20 +39,6 @@ CONFIG: dict[str, Any] = {
     "deadline": {"quorum_wait_s": 0.0},
 }
 Spoil = Callable[[Update, Arrays], tuple[Answer, Arrays]]
-
-
-@pytest.fixture(autouse=True)
-def nobody_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sites here are there or gone: a coordinator need not wait until they have noticed that it is back."""
-    monkeypatch.setattr("fedpath.server.gather._RETURN_S", 0.0)
-
-
-@pytest.fixture(scope="module")
-def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three hospitals."""
-    folder = tmp_path_factory.mktemp("hospitals")
-    write_sites(folder, NAMES)
-    return folder
 
 
 class Spoilt(Sites):
@@ -186,15 +175,11 @@ class Twice(Sites):
         if self.again and isinstance(self.again[0].answer, Update):
             reply = self.again.pop(0)
             # Given as the answer to whatever is open: the transport knows nothing of rounds.
-            return Reply(next(iter(asked)), *_rest(reply))
+            return replace(reply, asked=next(iter(asked)))
         reply = super().next_reply(asked, timeout_s)
         if reply is not None and isinstance(reply.answer, Update) and (reply.site, reply.answer.round) == ("A", 1):
             self.again.append(reply)
         return reply
-
-
-def _rest(reply: Reply) -> tuple[Any, ...]:
-    return reply.answer, reply.sent_bytes, reply.received_bytes, reply.arrays, reply.content
 
 
 def test_a_reply_that_comes_twice_counts_once(hospitals: Path, tmp_path: Path) -> None:

@@ -38,6 +38,8 @@ from fedpath.server.rounds import FederatedRun
 from fedpath.server.stages import check_models
 from fedpath.server.talk import Asked, Reply
 
+pytestmark = pytest.mark.usefixtures("nobody_comes_back")
+
 NAMES = ("A", "B", "C")
 LABELS = ["normal", "tumour"]
 CONFIG: dict[str, Any] = {
@@ -59,12 +61,6 @@ BD: dict[str, Any] = {
         }
     },
 }
-
-
-@pytest.fixture(autouse=True)
-def nobody_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sites here are there or gone: a coordinator need not wait until they have noticed that it is back."""
-    monkeypatch.setattr("fedpath.server.gather._RETURN_S", 0.0)
 
 
 @pytest.fixture(autouse=True)

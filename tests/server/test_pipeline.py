@@ -22,6 +22,8 @@ from fedpath.core.models import load_model
 from fedpath.server.pipeline import Pipeline
 from fedpath.server.stages import check_models
 
+pytestmark = pytest.mark.usefixtures("nobody_comes_back")
+
 NAMES = ("A", "B", "C")
 SHORT = {"rounds": 1, "learning_rate": 0.001}
 SELECT = {"kind": "select", "model": {"name": "vib", "options": {"inner": 8, "attention": 8}}}
@@ -41,12 +43,6 @@ CONFIG: dict[str, Any] = {
     "deadline": {"quorum_wait_s": 0.0},
     "stage": [SELECT, TUNE, ENCODE, TRAIN],
 }
-
-
-@pytest.fixture(autouse=True)
-def nobody_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sites here are there or gone: a coordinator need not wait until they have noticed that it is back."""
-    monkeypatch.setattr("fedpath.server.gather._RETURN_S", 0.0)
 
 
 @pytest.fixture(scope="module")

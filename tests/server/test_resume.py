@@ -25,6 +25,8 @@ from fedpath.server.records import read_rounds
 from fedpath.server.rounds import FederatedRun
 from fedpath.server.runs import OpenRun, open_run
 
+pytestmark = pytest.mark.usefixtures("nobody_comes_back")
+
 NAMES = ("A", "B", "C")
 # Writes: settings twice, the initial model; then in each round three updates, the model, its manifest, best and last.
 AFTER_ROUND_1 = 3 + 6 + 1
@@ -52,12 +54,6 @@ BD: dict[str, Any] = {
         }
     },
 }
-
-
-@pytest.fixture(autouse=True)
-def nobody_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sites here are there or gone: a coordinator need not wait until they have noticed that it is back."""
-    monkeypatch.setattr("fedpath.server.gather._RETURN_S", 0.0)
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 import numpy as np
 import pytest
-from in_process import Sites, write_sites
+from in_process import Sites
 from safetensors import safe_open
 
 from fedpath.core.config import FederationConfig
@@ -26,6 +26,8 @@ from fedpath.server.records import RoundManifest, read_rounds
 from fedpath.server.rounds import FederatedRun
 from fedpath.server.talk import Asked, Reply
 
+pytestmark = pytest.mark.usefixtures("nobody_comes_back")
+
 NAMES = ("A", "B", "C")
 CONFIG: dict[str, Any] = {
     "federation": {"name": "test", "sites": list(NAMES)},
@@ -38,20 +40,6 @@ CONFIG: dict[str, Any] = {
 }
 ALL = {"server": CONFIG["server"] | {"min_sites": 3}}
 SHORT = CONFIG["deadline"] | {"quorum_wait_s": 0.5}
-
-
-@pytest.fixture(autouse=True)
-def nobody_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sites here are there or gone: a coordinator need not wait until they have noticed that it is back."""
-    monkeypatch.setattr("fedpath.server.gather._RETURN_S", 0.0)
-
-
-@pytest.fixture(scope="module")
-def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three hospitals."""
-    folder = tmp_path_factory.mktemp("hospitals")
-    write_sites(folder, NAMES)
-    return folder
 
 
 class Unruly(Sites):

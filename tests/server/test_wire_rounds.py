@@ -9,7 +9,7 @@ from typing import Any
 import literal_wire
 import numpy as np
 import pytest
-from in_process import Sites, write_sites
+from in_process import Sites
 
 from fedpath.client.agent.worker import Worker, _seed
 from fedpath.core.config import FederationConfig, load_site
@@ -24,6 +24,8 @@ from fedpath.core.training.alone import initial_model
 from fedpath.server.folder import RunFolder
 from fedpath.server.records import RoundManifest, read_rounds
 from fedpath.server.rounds import FederatedRun
+
+pytestmark = pytest.mark.usefixtures("nobody_comes_back")
 
 NAMES = ("A", "B", "C")
 CONFIG: dict[str, Any] = {
@@ -43,20 +45,6 @@ CHOICES: list[dict[str, Any]] = [
     {"encoding": "bfloat16", "changes_only": True},
     {"encoding": "int8"},
 ]
-
-
-@pytest.fixture(autouse=True)
-def nobody_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sites here are there or gone: a coordinator need not wait until they have noticed that it is back."""
-    monkeypatch.setattr("fedpath.server.gather._RETURN_S", 0.0)
-
-
-@pytest.fixture(scope="module")
-def hospitals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three hospitals."""
-    folder = tmp_path_factory.mktemp("hospitals")
-    write_sites(folder, NAMES)
-    return folder
 
 
 Spoil = Callable[[str, Update, Arrays], Arrays]

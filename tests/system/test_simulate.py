@@ -36,7 +36,7 @@ from fedpath.core.exchange.messages import (
     Update,
 )
 from fedpath.core.exchange.stored import ArrayFile
-from fedpath.core.exchange.wire import hash_arrays
+from fedpath.core.exchange.wire import hash_arrays, unpack
 from fedpath.core.training.alone import initial_model
 from fedpath.server.records import RoundManifest, read_rounds
 from fedpath.server.rounds import facts_of
@@ -234,7 +234,7 @@ def test_large_answers_come_as_files(processes: Processes, folder: Path, tmp_pat
     assert sorted(got) == list(NAMES)
     for reply in got.values():
         assert isinstance(reply.answer, Update)
-        assert reply.arrays == {}
+        assert unpack(reply.content)[1] == {}
         assert reply.file is not None
         with ArrayFile(reply.file) as file:
             assert file.names == model.keys()
