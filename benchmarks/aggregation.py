@@ -1,11 +1,12 @@
 """Combining the updates of 8, 32 and 64 hospitals of 100 MB float32 each: fedpath beside Flower, and beside the limit.
 
 Both get the same updates as they arrive: serialised. Flower's are in memory (it holds every reply there), fedpath's in
-files, as the coordinator keeps them. `mean_vs_bandwidth` is the time of the mean over that of the least memory traffic
-it needs, measured on the same files with as many threads: every number of every update read once (their largest is
-looked for), and a model's worth of memory written. The robust estimators are those of `[aggregation]` beside Flower's
-strategies, at 8 hospitals of which one may lie; Flower has no geometric median. Memory is that of a fresh process,
-above what it had before the model was read. numba compiles in a turn that does not count; `compile_s` says how long.
+files, as the coordinator keeps them, which also has the round's model in memory. `mean_vs_bandwidth` is the time of the
+mean over that of the least memory traffic it needs, measured on the same files with as many threads: every byte of
+every update read once into a core's cache, and a model's worth of memory written. The robust estimators are those of
+`[aggregation]` beside Flower's strategies, at 8 hospitals of which one may lie; Flower has no geometric median. Memory
+is that of a fresh process, above what it had before the model was read. numba compiles in a turn that does not count;
+`compile_s` says how long.
 
 `python benchmarks/aggregation.py [--quick] [--write]` interleaves the turns and prints medians; `--write` puts the
 tables into docs/aggregation.md.
@@ -20,6 +21,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,11 +30,14 @@ from _memory import peak_rise_mb
 from _robust import SETTINGS, combine, files_of, flower_s, serialised, strategies
 from flwr.app import ArrayRecord, MetricRecord, RecordDict
 from flwr.serverapp.strategy.strategy_utils import aggregate_arrayrecords
+from numba import njit
+from numpy.typing import NDArray
 from safetensors.torch import save_file
 
 from fedpath.core.config.federated import AggregationSection
 from fedpath.core.exchange.stored import BLOCK, write_arrays
 from fedpath.core.exchange.wire import Arrays
+from fedpath.server.aggregation.infiles import PIECE, read
 
 _MB = 1_000_000
 _FILES = 8
@@ -65,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_updates(folder, megabytes)
-        write_updates(folder / "small", 1)
+        write_updates(folder / "small", 5)  # large enough to be read as large files are
         figures["compile_s"] = _compile_s(folder / "small")
         ratios, rows = _mean(folder, megabytes, turns, figures)
         of_robust, robust_rows = _robust(folder, megabytes, turns, figures)
@@ -80,17 +85,18 @@ def _mean(
 ) -> tuple[dict[str, float], list[list[str]]]:
     """Measure the mean; return the ratios and the table."""
     rows = [["hospitals", "Flower", "fedpath", "as they arrive", "least traffic", "peak memory"]]
+    model = _model(folder)
     for sites in (_SITES, 32, _MANY):
         files = files_of(folder, sites, _FILES)
         tasks: dict[str, Callable[[], object]] = {
-            order: partial(combine, files, settings) for order, settings in _ORDERS.items()
+            order: partial(combine, files, settings, model) for order, settings in _ORDERS.items()
         }
         tasks["bound"] = partial(_least_traffic, folder, sites)
         if sites == _SITES:  # 64 hospitals' replies would need 6.4 GB in Flower's memory
             tasks["flower"] = partial(aggregate_arrayrecords, _records(folder), "num-examples")
             for encoding in ("float16", "bfloat16"):
                 files = files_of(folder / encoding, sites, _FILES)
-                tasks[encoding] = partial(combine, files, _ORDERS["sites"])
+                tasks[encoding] = partial(combine, files, _ORDERS["sites"], model)
         seconds = {what: median(times) for what, times in take_turns(tasks, turns).items()}
         figures |= {f"{what}_{sites}_s": value for what, value in seconds.items()}
         figures[f"peak_{sites}_mb"] = peak_rise_mb(_work, str(folder), sites, "mean")
@@ -115,11 +121,11 @@ def _robust(
 ) -> tuple[dict[str, float], list[list[str]]]:
     """Measure the robust estimators; return the ratios and the table."""
     files, many = files_of(folder, _SITES, _FILES), files_of(folder, _MANY, _FILES)
-    held = serialised(files)
+    held, model = serialised(files), _model(folder)
     tasks: dict[str, Callable[[], float]] = {}
     for what, settings in SETTINGS.items():
-        tasks[what] = partial(_seconds, partial(combine, files, settings))
-        tasks[f"{what}_{_MANY}"] = partial(_seconds, partial(combine, many, settings))
+        tasks[what] = partial(_seconds, partial(combine, files, settings, model))
+        tasks[f"{what}_{_MANY}"] = partial(_seconds, partial(combine, many, settings, model))
     for what, strategy in strategies(_SITES).items():
         tasks[f"{what}_flower"] = partial(flower_s, strategy, held)
     seconds = {what: median(times) for what, times in take_turns_timed(tasks, min(turns, 3)).items()}
@@ -159,6 +165,12 @@ def _draw(seed: int, megabytes: int) -> Arrays:
     return {f"image/{layer}": random.standard_normal((rows, 1000), dtype=np.float32) for layer in range(10)}
 
 
+def _model(folder: Path) -> Arrays:
+    """Return a round's model, in memory."""
+    with files_of(folder, 1, _FILES)[0] as file:
+        return {name: file.array(name) for name in file.names}
+
+
 def _records(folder: Path) -> list[RecordDict]:
     """Return the replies as Flower holds them: serialised arrays in memory."""
     return [
@@ -186,8 +198,7 @@ def _work(folder: str, sites: int, what: str) -> Callable[[], object]:
 
     def work() -> None:
         files = files_of(Path(folder), sites, _FILES)
-        reference = {name: files[0].array(name).copy() for name in files[0].names}
-        combine(files, settings[what], reference)
+        combine(files, settings[what], _model(Path(folder)))
 
     # Libraries and threads are there, and loops are compiled.
     combine(files_of(Path(folder) / "small", _FILES, _FILES), settings[what])
@@ -195,24 +206,34 @@ def _work(folder: str, sites: int, what: str) -> Callable[[], object]:
 
 
 def _least_traffic(folder: Path, sites: int) -> None:
-    """Read every number of every update once, and write a model's worth of memory."""
+    """Read every update once, and write a model's worth of memory."""
     files, threads = files_of(folder, sites, _FILES), len(os.sched_getaffinity(0))
     names = sorted(files[0].names)
-    out = {name: np.empty(files[0].shape(name), np.float32) for name in names}
+    out = {name: np.empty(files[0].shape(name), np.float32).reshape(-1) for name in names}
 
-    def read(part: Sequence[tuple[str, int]]) -> None:
-        torch.set_num_threads(1)
-        buffer = np.empty(BLOCK, np.float32)
+    def work(part: Sequence[tuple[str, int]]) -> None:
         for name, start in part:
-            place = torch.from_numpy(out[name].reshape(-1)[start : start + BLOCK])
-            for file in files:
-                torch.from_numpy(file.block(name, start, start + BLOCK, buffer)).max()
-            place.zero_()
+            places = [file.in_file(name, start) for file in files]
+            files_N, offsets_N = np.array(places, np.int64).T.copy()
+            assert _read_all(files_N, offsets_N, out[name][start : start + BLOCK])
 
     blocks = [(name, start) for name in names for start in range(0, out[name].size, BLOCK)]
     each = -(-len(blocks) // threads)
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(read, [blocks[start : start + each] for start in range(0, len(blocks), each)]))
+        list(pool.map(work, [blocks[start : start + each] for start in range(0, len(blocks), each)]))
+
+
+@njit(nogil=True)
+def _read_all(files_N: NDArray[np.int64], offsets_N: NDArray[np.int64], out: NDArray[np.float32]) -> Any:
+    """Read a block of every file, in pieces that stay in a core's cache, and set ``out`` to zero."""
+    buffer, there = np.empty(PIECE, np.float32), True
+    for start in range(0, out.size, PIECE):
+        place = out[start : start + PIECE]
+        for n in range(files_N.size):
+            there &= read(files_N[n], offsets_N[n] + 4 * start, buffer[: place.size])
+        for k in range(place.size):
+            place[k] = 0.0
+    return there
 
 
 if __name__ == "__main__":

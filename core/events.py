@@ -1,4 +1,4 @@
-"""What happens, as it happens: one JSON line an event in a file, and the same to whoever listens.
+"""What happens, as it happens: one JSON line an event in a file, and the same to all who listen.
 
 Both roles report through this, so that a terminal, the demo's live view and later a dashboard read one thing. Events of
 a site stay at the site. The file is appended to and flushed line by line; a reader may follow it. A process that is
@@ -30,15 +30,15 @@ class Event:
 
 
 class EventLog:
-    """Writes events to a file and hands them to a listener.
+    """Writes events to a file and hands them to listeners.
 
     Args:
         path: file to append to; None keeps nothing.
-        listener: called with every event, in the caller's thread.
+        listeners: called with every event, in the caller's thread, one after the other.
     """
 
-    def __init__(self, path: Path | None = None, listener: Listener | None = None) -> None:
-        self._listener = listener
+    def __init__(self, path: Path | None = None, *listeners: Listener) -> None:
+        self._listeners = listeners
         self._file = None
         self._lock = threading.Lock()
         if path is not None:
@@ -55,8 +55,8 @@ class EventLog:
             if self._file is not None:
                 with naming(Path(self._file.name)):
                     self._file.write(line)
-        if self._listener is not None:
-            self._listener(event)
+        for listener in self._listeners:
+            listener(event)
 
     def close(self) -> None:
         """Close the file."""

@@ -132,6 +132,16 @@ class ArrayFile:
             return None
         return slice(place.offset, place.offset + 4 * place.size)
 
+    def in_file(self, name: str, start: int) -> tuple[int, int] | None:
+        """Return where element ``start`` of an array of float32 is to be read: the file's descriptor, and the offset.
+
+        None where the file is mapped, or holds the array in another type.
+        """
+        place = self._places[name]
+        if self._file is None or place.dtype != "F32":
+            return None
+        return self._file, place.offset + 4 * start
+
     def block(self, name: str, start: int, stop: int, buffer: F32) -> F32:
         """Return elements ``start`` to ``stop`` of the flattened array as float32.
 

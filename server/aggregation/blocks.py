@@ -18,14 +18,14 @@ from numpy.typing import NDArray
 
 from fedpath.core.exchange.stored import BLOCK, F32
 from fedpath.core.exchange.wire import Arrays
-from fedpath.server.aggregation.updates import Block, Counted, blocks_of, values_of
+from fedpath.server.aggregation.updates import Block, Counted, blocks_of, in_file_of, values_of
 
 Reduce = Callable[[Any, Sequence[float], F32], None]
 """Makes one block of the result: takes the same block of all updates in the order of the sites' names, the updates'
 weights, and where the result goes. A function of a module or an object that can be pickled.
 
 The blocks come together, as one array [updates, elements] that it may write to, or, where `Part.together` is not set,
-one after the other: an iterable of arrays, of which each is gone after its turn."""
+one after the other: an iterable of arrays, of which each is gone after its turn. It may be `InTurn`."""
 
 _TOGETHER = 1 << 18
 """Elements of a block of all updates together: they stay in a core's cache from the reading to the last step."""
@@ -36,6 +36,23 @@ _RUN = 32
 
 Result = TypeVar("Result")
 Sender = TypeVar("Sender")
+
+
+class InTurn:
+    """A block of all updates that comes one after the other.
+
+    Args:
+        values: the blocks; each is read when its turn comes.
+        in_files: of each, the descriptor and the offset of a file that holds just these numbers; None where one has no
+            such file.
+    """
+
+    def __init__(self, values: Iterable[F32], in_files: Sequence[tuple[int, int] | None]) -> None:
+        self._values = values
+        self.in_files = None if None in in_files else [place for place in in_files if place is not None]
+
+    def __iter__(self) -> Iterator[F32]:
+        return iter(self._values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +139,13 @@ class LocalPasses:
         def read(update: Counted, block: Block, row: F32) -> F32:
             return values_of(update, block, self._reference, row)
 
-        return [work(part, block, block_of(part.updates, part.together, block, read, buffer)) for part, block in blocks]
+        def values(part: Part, block: Block) -> Iterable[F32]:
+            of_block = block_of(part.updates, part.together, block, read, buffer)
+            if part.together:
+                return of_block
+            return InTurn(of_block, [in_file_of(update, block) for update in part.updates])
+
+        return [work(part, block, values(part, block)) for part, block in blocks]
 
 
 def block_of(

@@ -8,6 +8,7 @@ as it comes, which leaves nothing to do at the end and reads and writes the sums
 """
 
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 
 import numpy as np
 import torch
@@ -15,19 +16,37 @@ import torch
 from fedpath.core.exchange.groups import group_of
 from fedpath.core.exchange.stored import BLOCK, F32
 from fedpath.core.exchange.wire import Arrays
+from fedpath.server.aggregation.blocks import InTurn
 from fedpath.server.aggregation.updates import Combined, Counted, blocks_of, patients_of, tensor_of, values_of
+
+_COMPILES = find_spec("numba") is not None
 
 
 def mean(values: Iterable[F32], weights: Sequence[float], out: F32) -> None:
     """Write the weighted mean of ``values`` to ``out``: see `fedpath.server.aggregation.blockwise.Reduce`."""
-    total, sums = sum(weights), torch.from_numpy(out)
-    for place, (array, weight) in enumerate(zip(values, weights, strict=True)):
-        # Shares, not counts: a sum of counts times weights could leave the float32s.
-        share, flat = weight / total, tensor_of(array)
+    # Shares, not counts: a sum of counts times weights could leave the float32s.
+    total = sum(weights)
+    shares = [weight / total for weight in weights]
+    if isinstance(values, InTurn) and values.in_files and _from_files(values.in_files, shares, out):
+        return
+    sums = torch.from_numpy(out)
+    for place, (array, share) in enumerate(zip(values, shares, strict=True)):
+        flat = tensor_of(array)
         if place == 0:
             torch.mul(flat, share, out=sums)
         else:
             sums.add_(flat, alpha=share)
+
+
+def _from_files(places: Sequence[tuple[int, int]], shares: Sequence[float], out: F32) -> bool:
+    """Write the mean of numbers that lie in files, to the same bits; return whether it could be done."""
+    if not _COMPILES:
+        return False
+    from fedpath.server.aggregation.infiles import weighted_sum
+
+    files_N, offsets_N = np.array(places, np.int64).T.copy()
+    # What cannot be read is read again as everything else is, which says why.
+    return bool(weighted_sum(files_N, offsets_N, np.array(shares, np.float32), out))
 
 
 class ArrivalMean:

@@ -140,6 +140,11 @@ def values_of(update: Counted, block: Block, reference: Arrays, buffer: F32) -> 
     return moved(values, update.arrays.changes, here, base, update.shrink, buffer)
 
 
+def in_file_of(update: Counted, block: Block) -> tuple[int, int] | None:
+    """Return which file holds just what `values_of` returns, and where: descriptor and offset; None if none does."""
+    return None if update.moves() else update.arrays.in_file(block.name, block.start)
+
+
 def moved(values: F32, changes: bool, here: F32, base: F32 | None, shrink: float, buffer: F32) -> F32:
     """Return the weights that an update comes to, where its file does not just hold them.
 

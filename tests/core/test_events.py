@@ -27,7 +27,7 @@ def test_file_and_listener_get_the_same(tmp_path: Path) -> None:
 
 def test_without_a_file_only_the_listener_hears(tmp_path: Path) -> None:
     heard: list[Event] = []
-    log = EventLog(listener=heard.append)
+    log = EventLog(None, heard.append)
     log.emit("x")
     log.close()
     assert [event.kind for event in heard] == ["x"]

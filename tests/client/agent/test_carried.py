@@ -44,7 +44,7 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def make_worker(cohort: Path, state: Path, heard: list[Event] | None = None, **policy: Any) -> Worker:
     config = load_site(cohort / "site.toml")
     config = config.model_copy(update={"state": state, "policy": PolicySection(**policy)})
-    return Worker(config, federation="test", events=EventLog(listener=None if heard is None else heard.append))
+    return Worker(config, federation="test", events=EventLog(None, *([] if heard is None else [heard.append])))
 
 
 def make_model(seed: int = 7) -> BagModel:

@@ -122,7 +122,7 @@ def hospital(tmp_path: Path) -> Hospital:
         policy=PolicySection(models=["acmil"]),
         state=tmp_path,
     )
-    events = EventLog(listener=heard.append)
+    events = EventLog(None, heard.append)
     audit = tmp_path / "audit.jsonl"
     wire = Wire(audit)
     site = _Site(Worker(config, federation="lung", events=events), AuditLog(audit), "host:8443", events, wire)

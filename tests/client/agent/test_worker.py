@@ -88,7 +88,7 @@ def make_worker(cohort: Path, state: Path, heard: list[Event] | None = None, **p
         policy=PolicySection(**policy),
         state=state,
     )
-    return Worker(config, federation="lung", events=EventLog(listener=heard.append if heard is not None else None))
+    return Worker(config, federation="lung", events=EventLog(None, *([] if heard is None else [heard.append])))
 
 
 @pytest.fixture

@@ -80,7 +80,7 @@ class Hospital:
         self.folder = folder
         self.heard: list[Event] = []
         self.config: SiteConfig = load_site(folder / "site.toml")
-        self.worker = Worker(self.config, federation="lung", events=EventLog(listener=self.heard.append))
+        self.worker = Worker(self.config, federation="lung", events=EventLog(None, self.heard.append))
 
     def describe(self, **facts: Any) -> Description:
         answer, _ = self.worker.carry_out(Describe(facts=FACTS.model_copy(update=facts)), {})

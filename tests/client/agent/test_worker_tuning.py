@@ -121,7 +121,7 @@ class Hospital:
     def worker(self, **changes: Any) -> Worker:
         """A fresh agent."""
         config = self.config().model_copy(update=changes)
-        return Worker(config, federation="lung", events=EventLog(listener=self.heard.append))
+        return Worker(config, federation="lung", events=EventLog(None, self.heard.append))
 
     def config(self) -> SiteConfig:
         return load_site(self.folder / "site.toml")

@@ -1,6 +1,7 @@
 """The mean against its literal definition."""
 
 import itertools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,10 +11,12 @@ from numpy.typing import NDArray
 from stored_updates import counted, drawn, stored
 
 from fedpath.core.config.federated import AggregationSection
+from fedpath.core.errors import RefusedError
 from fedpath.core.exchange.groups import CONTROL
 from fedpath.core.exchange.stored import BLOCK, CHANGES
 from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.server.aggregation import Combined, Counted, combiner
+from fedpath.server.aggregation import mean as mean_module
 from fedpath.server.aggregation.blocks import LocalPasses
 from fedpath.server.aggregation.blockwise import Blockwise
 from fedpath.server.aggregation.mean import mean
@@ -193,3 +196,62 @@ def test_a_change_that_is_too_long_is_shortened(tmp_path: Path) -> None:
     result = adding.result().arrays
     np.testing.assert_allclose(result["image/w"], [0.75, 1.5], rtol=1e-6)
     np.testing.assert_allclose(result["image/v"], [4.0], rtol=1e-6)
+
+
+LARGE = {"image/w": (3, 200_000), "image/long": (5 * BLOCK + 3,)}
+"""Of files that are read and not mapped."""
+
+
+def large(folder: Path, sites: Sequence[int]) -> list[Counted]:
+    return [counted(folder, f"site-{n:02d}", drawn(n, LARGE), n) for n in sites]
+
+
+@pytest.mark.parametrize("sites", [[7], [3, 5, 6, 11, 29, 31, 47]])
+def test_numbers_that_are_added_as_they_are_read_have_the_bits_of_those_added_one_array_after_the_other(
+    tmp_path: Path, sites: list[int]
+) -> None:
+    reference, updates = drawn(1, LARGE), large(tmp_path, sites)
+    adding = combiner(reference, AggregationSection())
+    for update in updates:
+        adding.add(update)
+    result = adding.result().arrays
+    for name, array in result.items():
+        literal = np.empty_like(array).reshape(-1)
+        mean([update.arrays.array(name).reshape(-1) for update in updates], sites, literal)
+        assert hash_arrays({name: array.reshape(-1)}) == hash_arrays({name: literal})
+
+
+def test_without_a_compiler_the_bits_are_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reference, updates = drawn(1, LARGE), large(tmp_path, [3, 4, 5])
+    hashes = set()
+    for there in (True, False):
+        monkeypatch.setattr(mean_module, "_COMPILES", there)
+        adding = combiner(reference, AggregationSection())
+        for update in updates:
+            adding.add(update)
+        hashes.add(hash_arrays(adding.result().arrays))
+    assert len(hashes) == 1
+
+
+def test_changes_and_halves_among_large_updates_are_not_added_as_they_lie(tmp_path: Path) -> None:
+    reference = drawn(1, LARGE)
+    change, half, plain = (drawn(n, LARGE) for n in (2, 3, 4))
+    adding = combiner(reference, AggregationSection())
+    adding.add(Counted("A", stored(tmp_path, "A", change, {CHANGES: "true"}), {"image": 1.0}))
+    halves = {name: array.astype(np.float16) for name, array in half.items()}
+    adding.add(counted(tmp_path, "B", halves, 2))  # type: ignore[arg-type]
+    adding.add(counted(tmp_path, "C", plain, 3))
+    for name, array in adding.result().arrays.items():
+        expected = ((reference[name] + change[name]) + 2.0 * halves[name].astype(np.float32) + 3.0 * plain[name]) / 6
+        np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_large_file_that_was_cut_is_refused(tmp_path: Path) -> None:
+    updates = large(tmp_path, [3, 4])
+    adding = combiner(drawn(1, LARGE), AggregationSection())
+    for update in updates:
+        adding.add(update)
+    path = updates[1].arrays.path
+    os.truncate(path, path.stat().st_size // 2)
+    with pytest.raises(RefusedError, match="cut while it was read"):
+        adding.result()
