@@ -71,11 +71,13 @@ $(VENV)/.installed: $(VENV)/.dependencies setup.py README.md $(SOURCES)
 	touch $@
 
 # Debian packages the tests use: a shifted clock, OpenSSL's own verdict on the certificates, a network that can be cut, a
-# PostgreSQL of their own (whose programs Debian keeps off the path).
+# PostgreSQL of their own (whose programs Debian keeps off the path), Prometheus and Alertmanager, a browser, and systemd's
+# own verdict on its units. RUNLEVEL keeps their services from being started.
+DEBIAN := faketime openssl iproute2 postgresql prometheus prometheus-alertmanager chromium fonts-dejavu-core systemd
 $(VENV)/.debian:
-	(for tool in faketime openssl ip; do command -v $$tool || exit 1; done; \
-		command -v initdb || ls /usr/lib/postgresql/*/bin/initdb) >/dev/null 2>&1 || \
-		{ apt-get update -q && apt-get install -y -q faketime openssl iproute2 postgresql; }
+	(for tool in faketime openssl ip promtool prometheus-alertmanager chromium systemd-analyze; do \
+		command -v $$tool || exit 1; done; command -v initdb || ls /usr/lib/postgresql/*/bin/initdb) >/dev/null 2>&1 || \
+		{ apt-get update -q && RUNLEVEL=1 apt-get install -y -q --no-install-recommends $(DEBIAN); }
 	touch $@
 
 clean:
