@@ -10,14 +10,11 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from _in_process import InProcess
 
-from fedpath.client.agent.worker import Worker
 from fedpath.core.config import SiteConfig
-from fedpath.core.errors import FedpathError
-from fedpath.core.events import EventLog
-from fedpath.core.exchange.messages import Answer, Finish, Order, Refusal, Train, answer_in, decode_order, encode
+from fedpath.core.exchange.messages import Answer, Order, Train, Update
 from fedpath.core.exchange.wire import Arrays
-from fedpath.server.talk import Asked, Reply
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +44,8 @@ def _norm(arrays: Arrays) -> float:
     return float(np.sqrt(sum(np.vdot(array, array) for array in arrays.values())))
 
 
-class Hospitals:
-    """Hospitals in this process, as a coordinator knows them: `fedpath.server.talk.Talk`. Every order and every answer
-    passes through its bytes.
+class Hospitals(InProcess):
+    """Hospitals of which some lie.
 
     Args:
         sites: site.toml by name.
@@ -65,47 +61,13 @@ class Hospitals:
         attack: Attack | None = None,
         attackers: Collection[str] = (),
     ) -> None:
-        self._workers = {
-            name: Worker(config, federation=federation, events=EventLog()) for name, config in sites.items()
-        }
+        super().__init__(sites, sites.__getitem__, federation)
         self._attack, self._attackers = attack, set(attackers)
-        self._here = set(sites)
-        self._open: dict[Asked, bytes] = {}
-        self._posted = 0
 
-    def online(self) -> set[str]:
-        """Return who has not heard the goodbye."""
-        return set(self._here)
-
-    def post(self, orders: Mapping[str, Order], arrays: Arrays, ttl_s: float) -> list[Asked]:
-        """Queue orders; hospitals work when they are listened to."""
-        asked = []
-        for site, order in orders.items():
-            self._posted += 1
-            asked.append(Asked(site, f"{self._posted:06d}"))
-            self._open[asked[-1]] = encode(order, arrays)
-        return asked
-
-    def next_reply(self, asked: Collection[Asked], timeout_s: float) -> Reply | None:
-        """Return the answer of the first of them."""
-        one = next(iter(asked))
-        content = self._open.pop(one)
-        order, arrays = decode_order(content)
-        answer, trained = self._answer(one.site, order, arrays)
-        received = encode(answer, trained)
-        return Reply(one, answer_in(received), len(content), len(received), content=received)
-
-    def drop(self, asked: Asked) -> None:
-        """Forget an order."""
-        self._open.pop(asked, None)
-
-    def _answer(self, site: str, order: Order, arrays: Arrays) -> tuple[Answer, Arrays]:
-        if isinstance(order, Finish):
-            self._here.discard(site)
-        try:
-            answer, trained = self._workers[site].carry_out(order, arrays)
-        except FedpathError as error:
-            return Refusal(reason=error.message), {}
-        if isinstance(order, Train) and self._attack is not None and site in self._attackers:
+    def answer(self, site: str, order: Order, arrays: Arrays) -> tuple[Answer, Arrays]:
+        """Return what a hospital says to an order: an attacker's weights are not what it trained."""
+        answer, trained = super().answer(site, order, arrays)
+        if isinstance(answer, Update) and self._attack is not None and site in self._attackers:
+            assert isinstance(order, Train)
             trained = self._attack.apply(arrays, trained, site, order.round)
         return answer, trained

@@ -37,6 +37,7 @@ from safetensors.torch import save_file
 from fedpath.core.config.federated import AggregationSection
 from fedpath.core.exchange.stored import BLOCK, write_arrays
 from fedpath.core.exchange.wire import Arrays
+from fedpath.server.aggregation import make_ready
 from fedpath.server.aggregation.infiles import PIECE, read
 
 _MB = 1_000_000
@@ -72,6 +73,7 @@ def main() -> None:
         write_updates(folder, megabytes)
         write_updates(folder / "small", 5)  # large enough to be read as large files are
         figures["compile_s"] = _compile_s(folder / "small")
+        figures["compile_mean_mb"] = peak_rise_mb(_first_mean)
         ratios, rows = _mean(folder, megabytes, turns, figures)
         of_robust, robust_rows = _robust(folder, megabytes, turns, figures)
     report("aggregation", figures, ratios | of_robust, _BARS, quick=options.quick)
@@ -184,6 +186,11 @@ def _compile_s(small: Path) -> float:
     files = files_of(small, _FILES, _FILES)
     first, second = ([_seconds(partial(combine, files, one)) for one in SETTINGS.values()] for _ in range(2))
     return sum(first) - sum(second)
+
+
+def _first_mean() -> Callable[[], object]:
+    """Return what makes a process ready for the mean of a large model."""
+    return partial(make_ready, AggregationSection(), 100 * _MB)
 
 
 def _seconds(task: Callable[[], object]) -> float:

@@ -21,27 +21,23 @@ import os
 import sys
 import tempfile
 import threading
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
 import numpy as np
 from _common import print_line, write_block
+from _in_process import InProcess
 from rich.console import Console
 from rich.table import Table
 
-from fedpath.client.agent.worker import Worker
 from fedpath.core.bags.store import FeatureMeta, write_features
 from fedpath.core.config import FederationConfig, load_site
 from fedpath.core.events import EventLog
-from fedpath.core.exchange.messages import Order, answer_in, decode_order, encode
-from fedpath.core.exchange.wire import Arrays
 from fedpath.core.training.alone import initial_model
 from fedpath.server.folder import RunFolder
 from fedpath.server.rounds import FederatedRun
-from fedpath.server.talk import Asked, Reply
 
 _PAGE = Path(__file__).parents[1] / "docs" / "local-training.md"
 _SITES = ("A", "B", "C", "D")
@@ -174,42 +170,9 @@ def _run(hospitals: Path, name: str, local: Mapping[str, Any], *, rounds: int, s
         }
     )
     folder = RunFolder(hospitals / "coordinator" / name, config)
-    talk = _InProcess(hospitals)
+    talk = InProcess(_SITES, lambda site: load_site(hospitals / site / "site.toml"), "drawn")
     run = FederatedRun(config, name, initial_model(config), talk, folder, EventLog(), threading.Event())
     return float(run.execute().summary["test_auc_mean_over_sites"])
-
-
-@dataclass
-class _InProcess:
-    """The hospitals of a folder as a coordinator's `Talk`: orders and answers pass through their bytes."""
-
-    folder: Path
-    workers: dict[str, Worker] = field(default_factory=dict)
-    waiting: dict[Asked, bytes] = field(default_factory=dict)
-    posted: int = 0
-
-    def online(self) -> set[str]:
-        return set(_SITES)
-
-    def post(self, orders: Mapping[str, Order], arrays: Arrays, ttl_s: float) -> list[Asked]:
-        asked = []
-        for site, order in orders.items():
-            self.posted += 1
-            asked.append(Asked(site, str(self.posted)))
-            self.waiting[asked[-1]] = encode(order, arrays)
-        return asked
-
-    def next_reply(self, asked: Collection[Asked], timeout_s: float) -> Reply | None:
-        one = next(iter(asked))
-        content = self.waiting.pop(one)
-        if one.site not in self.workers:
-            config = load_site(self.folder / one.site / "site.toml")
-            self.workers[one.site] = Worker(config, federation="drawn", events=EventLog())
-        received = encode(*self.workers[one.site].carry_out(*decode_order(content)))
-        return Reply(one, answer_in(received), len(content), len(received), content=received)
-
-    def drop(self, asked: Asked) -> None:
-        self.waiting.pop(asked, None)
 
 
 if __name__ == "__main__":

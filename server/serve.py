@@ -203,7 +203,7 @@ class _Queue:
             update={key: getattr(self._config.server, key) for key in ("listen", "credentials", "registry", "parallel")}
         )
         encoder = config.encoder.model_copy(update={"weights": None if run.weights is None else Path(run.weights)})
-        return check_models(config.model_copy(update={"server": server, "encoder": encoder}))
+        return check_models(config.model_copy(update={"server": server, "encoder": encoder}), serving=True)
 
     def _end(self, served: _Served, *, requeue: bool) -> None:
         """Note what became of a run whose thread has ended."""

@@ -11,13 +11,17 @@ from fedpath.core.exchange.groups import personal_names
 from fedpath.core.models.protocol import BagModel
 from fedpath.core.training.alone import initial_model
 from fedpath.core.tuning.build import build_tuner
-from fedpath.server.aggregation import check_installed
+from fedpath.server.aggregation import check_installed, make_ready
 
 
-def check_models(config: FederationConfig) -> FederationConfig:
+def check_models(config: FederationConfig, *, serving: bool = False) -> FederationConfig:
     """Return the configuration, with the hash of the encoder that is to be tuned in the feature contract.
 
     With it a hospital whose features are of another encoder is told before the first stage, not after it.
+
+    Args:
+        config: federation.toml.
+        serving: whether a run of it is about to be served: then what combines its updates is made ready.
 
     Raises:
         ConfigError: a model, an option or the encoder's weights do not allow a start.
@@ -27,16 +31,27 @@ def check_models(config: FederationConfig) -> FederationConfig:
     for stage in config.stage:
         if isinstance(stage, TuneStage):
             config, encoder = _with_encoder(config, stage)
+    largest = 0
     if not config.stage:
-        personal_names(initial_model(config), config.local.personal)
+        model = initial_model(config)
+        personal_names(model, config.local.personal)
+        largest = _bytes_of(model)
     for stage in config.stage:
         if isinstance(stage, EncodeStage):
             continue
         try:
-            personal_names(build_model_of(config, stage, encoder), config_of(config, stage).local.personal)
+            model = build_model_of(config, stage, encoder)
+            personal_names(model, config_of(config, stage).local.personal)
         except ConfigError as error:
             raise ConfigError(f"stage '{stage.name}': {error.message}", remedy=error.remedy) from None
+        largest = max(largest, _bytes_of(model))
+    if serving:
+        make_ready(config.aggregation, largest)
     return config
+
+
+def _bytes_of(model: BagModel) -> int:
+    return sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
 
 
 def _with_encoder(config: FederationConfig, stage: TuneStage) -> tuple[FederationConfig, PatchEncoder]:

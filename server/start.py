@@ -46,7 +46,7 @@ def start(
         DataError: what is in the folder is damaged.
     """
     # First: an unknown model or option, or a wrong encoder, is found before any hospital is asked to wait.
-    config = check_models(config)
+    config = check_models(config, serving=True)
     credentials = load_server_credentials(config.server.credentials, config.federation.sites)
     host, _, port = (config.server.listen or config.server.address).rpartition(":")
     # The port is one coordinator's: no other one goes on with the same run at the same time.

@@ -1,34 +1,22 @@
-"""A coordinator and its sites in one process: real orders, real workers and real answers, without a network."""
+"""A coordinator and its sites in one process: see `_in_process`, whose sites can come, leave and be overheard here."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from _in_process import InProcess
 from federation import write_cohort
 
-from fedpath.client.agent.worker import Worker
 from fedpath.core.config import load_site
-from fedpath.core.errors import FedpathError
-from fedpath.core.events import EventLog
-from fedpath.core.exchange.messages import (
-    Answer,
-    Finish,
-    Order,
-    Refusal,
-    Refuse,
-    answer_in,
-    decode_order,
-    encode,
-)
+from fedpath.core.exchange.messages import Answer, Order, Refuse
 from fedpath.core.exchange.wire import Arrays
-from fedpath.server.talk import Asked, Reply, Silence
 
 
 class Killed(BaseException):
     """Ends the coordinator where it stands, as a signal would: nothing handles it."""
 
 
-class Sites:
-    """The sites, as a coordinator hears them. Each order and answer passes through its bytes.
+class Sites(InProcess):
+    """The sites, as a coordinator hears them.
 
     Args:
         folder: every site has a folder below it, with site.toml.
@@ -36,10 +24,7 @@ class Sites:
     """
 
     def __init__(self, folder: Path, names: Sequence[str]) -> None:
-        self._folder, self._here = folder, set(names)
-        self._workers: dict[str, Worker] = {}
-        self._open: dict[Asked, bytes] = {}
-        self._posted = 0
+        super().__init__(names, lambda site: load_site(folder / site / "site.toml"), "test")
         self.heard: list[tuple[str, str]] = []
         """Site and kind of every order, in order."""
         self.told: dict[str, str] = {}
@@ -58,52 +43,12 @@ class Sites:
         """Let a site go away."""
         self._here.discard(site)
 
-    def online(self) -> set[str]:
-        """The sites that are there."""
-        return set(self._here)
-
-    def post(self, orders: Mapping[str, Order], arrays: Arrays, ttl_s: float) -> list[Asked]:
-        """As over the network; the sites work when they are listened to."""
-        posted = []
-        for site, order in orders.items():
-            self._posted += 1
-            asked = Asked(site, str(self._posted))
-            self._open[asked] = encode(order, arrays)
-            posted.append(asked)
-        return posted
-
-    def next_reply(self, asked: Collection[Asked], timeout_s: float) -> Reply | None:
-        """The answer of the first of them."""
-        one = next(iter(asked))
-        content = self._open.pop(one)
-        if one.site not in self._here:
-            return Reply(one, Silence("it is not connected"), len(content), 0)
-        order, arrays = decode_order(content)
-        self.heard.append((one.site, order.kind))
-        answer, trained = self.answer(one.site, order, arrays)
-        received = encode(answer, trained)
-        return Reply(one, answer_in(received), len(content), len(received), content=received)
-
-    def drop(self, asked: Asked) -> None:
-        """Forget an order."""
-        self._open.pop(asked, None)
-
     def answer(self, site: str, order: Order, arrays: Arrays) -> tuple[Answer, Arrays]:
         """What a site's agent does with an order."""
-        if site not in self._workers:
-            config = load_site(self._folder / site / "site.toml")
-            self._workers[site] = Worker(config, federation="test", events=EventLog())
-        match order:
-            case Refuse(reason=reason):
-                self.told[site] = reason
-                self.leave(site)
-            case Finish(more=False):
-                self.leave(site)
-        try:
-            return self._workers[site].carry_out(order, arrays)
-        except FedpathError as error:
-            self.leave(site)
-            return Refusal(reason=error.message), {}
+        self.heard.append((site, order.kind))
+        if isinstance(order, Refuse):
+            self.told[site] = order.reason
+        return super().answer(site, order, arrays)
 
 
 def write_sites(folder: Path, names: Iterable[str], patients: int = 12) -> None:

@@ -32,7 +32,7 @@ CHANGES = "changes"
 """Metadata: "true" where the arrays are changes."""
 BLOCK = 1 << 17
 """Elements of a block that fits into a core's cache and is worth a call to read it."""
-_SMALL = 1 << 22
+SMALL = 1 << 22
 """Bytes of a file that is mapped."""
 _LENGTH = struct.Struct("<Q")
 _TYPES: dict[str, np.dtype[Any]] = {
@@ -89,7 +89,7 @@ class ArrayFile:
             with path.open("rb") as file:
                 (length,) = _LENGTH.unpack(file.read(_LENGTH.size))
                 header = json.loads(file.read(length))
-                small = path.stat().st_size <= _SMALL
+                small = path.stat().st_size <= SMALL
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if small else None
                 self._file = None if small else os.dup(file.fileno())
             scales = json.loads(self.metadata.get(SCALES, "{}"))

@@ -11,9 +11,20 @@ from fedpath.server.aggregation.blocks import Engine, LocalPasses
 from fedpath.server.aggregation.choose import check_installed, choose
 from fedpath.server.aggregation.clip import Clipped
 from fedpath.server.aggregation.measure import measure
+from fedpath.server.aggregation.ready import make_ready
 from fedpath.server.aggregation.updates import Combined, Combiner, Counted
 
-__all__ = ["Combined", "Combiner", "Counted", "Engine", "LocalPasses", "check_installed", "combiner", "measure"]
+__all__ = [
+    "Combined",
+    "Combiner",
+    "Counted",
+    "Engine",
+    "LocalPasses",
+    "check_installed",
+    "combiner",
+    "make_ready",
+    "measure",
+]
 
 
 def combiner(reference: Arrays, settings: AggregationSection, engine: Engine = LocalPasses) -> Combiner:
