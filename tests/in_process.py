@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from _in_process import InProcess
-from federation import write_cohort
+from federation import WIDTH, write_cohort
 
 from fedpath.core.config import load_site
 from fedpath.core.exchange.messages import Answer, Order, Refuse
@@ -49,6 +50,42 @@ class Sites(InProcess):
         if isinstance(order, Refuse):
             self.told[site] = order.reason
         return super().answer(site, order, arrays)
+
+
+def settings(names: Sequence[str], **sections: Any) -> dict[str, Any]:
+    """federation.toml of such sites, as values: three rounds of a small ACMIL; sections replace those here."""
+    return {
+        "federation": {"name": "test", "sites": list(names)},
+        "server": {"address": "localhost:1", "grace_s": 0.0, "min_sites": 2, "join_timeout_s": 1.0},
+        "task": {"labels": ["normal", "tumour"]},
+        "features": {"encoder": "noise", "width": WIDTH, "mpp": 0.5, "patch_px": 128},
+        "model": {"name": "acmil", "options": {"inner": 4, "attention": 4}},
+        "training": {"rounds": 3, "learning_rate": 0.01},
+    } | sections
+
+
+def federation_toml(rounds: int) -> str:
+    """federation.toml of sites A and B, as a file: some rounds of that model."""
+    return f"""
+[federation]
+name = "test"
+sites = ["A", "B"]
+[server]
+address = "localhost:1"
+[task]
+labels = ["normal", "tumour"]
+[features]
+encoder = "noise"
+width = {WIDTH}
+mpp = 0.5
+patch_px = 128
+[model]
+name = "acmil"
+options = {{ inner = 4, attention = 4 }}
+[training]
+rounds = {rounds}
+learning_rate = 0.01
+"""
 
 
 def write_sites(folder: Path, names: Iterable[str], patients: int = 12) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from command import fedpath
 from federation import WIDTH, write_cohort
-from in_process import Sites, write_sites
+from in_process import Sites, federation_toml, write_sites
 
 from fedpath.cli.simulate.deal import deal_patients
 from fedpath.cli.simulate.federation import simulated, site_names
@@ -47,26 +47,6 @@ SETTINGS: dict[str, Any] = {
     "model": {"name": "acmil", "options": {"inner": 4, "attention": 4}},
     "training": {"rounds": 2, "learning_rate": 0.01},
 }
-TOML = f"""
-[federation]
-name = "test"
-sites = ["A", "B"]
-[server]
-address = "localhost:1"
-[task]
-labels = ["normal", "tumour"]
-[features]
-encoder = "noise"
-width = {WIDTH}
-mpp = 0.5
-patch_px = 128
-[model]
-name = "acmil"
-options = {{ inner = 4, attention = 4 }}
-[training]
-rounds = 2
-learning_rate = 0.01
-"""
 
 
 def config_with(**changes: dict[str, Any]) -> FederationConfig:
@@ -299,7 +279,7 @@ def test_real_hospitals_keep_their_own_state(folder: Path, tmp_path: Path) -> No
 
 @pytest.fixture
 def toml(tmp_path: Path) -> Path:
-    (tmp_path / "federation.toml").write_text(TOML)
+    (tmp_path / "federation.toml").write_text(federation_toml(2))
     return tmp_path / "federation.toml"
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from in_process import Sites
+from in_process import Sites, settings
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import FederationError
@@ -28,16 +28,7 @@ from fedpath.server.talk import Asked, Reply
 pytestmark = pytest.mark.usefixtures("nobody_comes_back")
 
 NAMES = ("A", "B", "C")
-CONFIG: dict[str, Any] = {
-    "federation": {"name": "test", "sites": list(NAMES)},
-    "server": {"address": "localhost:1", "grace_s": 0.0, "min_sites": 2, "join_timeout_s": 1.0},
-    "task": {"labels": ["normal", "tumour"]},
-    "features": {"encoder": "noise", "width": 8, "mpp": 0.5, "patch_px": 128},
-    "model": {"name": "acmil", "options": {"inner": 4, "attention": 4}},
-    "training": {"rounds": 3, "learning_rate": 0.01},
-    "aggregation": {"max_update_norm": 100.0},
-    "deadline": {"quorum_wait_s": 0.0},
-}
+CONFIG = settings(NAMES, aggregation={"max_update_norm": 100.0}, deadline={"quorum_wait_s": 0.0})
 Spoil = Callable[[Update, Arrays], tuple[Answer, Arrays]]
 
 

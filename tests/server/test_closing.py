@@ -3,10 +3,9 @@
 import threading
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 import pytest
-from in_process import Sites, write_sites
+from in_process import Sites, settings, write_sites
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.events import Event, EventLog
@@ -19,13 +18,7 @@ from fedpath.server.standing import Standing
 from fedpath.server.talk import Asked, Reply
 
 NAMES = ("A", "B", "C")
-CONFIG: dict[str, Any] = {
-    "federation": {"name": "test", "sites": list(NAMES)},
-    "server": {"address": "localhost:1"},
-    "task": {"labels": ["normal", "tumour"]},
-    "features": {"encoder": "noise", "width": 8, "mpp": 0.5, "patch_px": 128},
-    "model": {"name": "acmil", "options": {"inner": 4, "attention": 4}},
-}
+CONFIG = settings(NAMES, server={"address": "localhost:1"})
 
 
 class LastFirst(Sites):

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from in_process import Killed, Sites, write_sites
+from in_process import Killed, Sites, settings, write_sites
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import ConfigError, DataError, FederationError
@@ -31,15 +31,7 @@ NAMES = ("A", "B", "C")
 # Writes: settings twice, the initial model; then in each round three updates, the model, its manifest, best and last.
 AFTER_ROUND_1 = 3 + 6 + 1
 AFTER_ROUND_2 = 3 + 6 + 7 + 1
-CONFIG: dict[str, Any] = {
-    "federation": {"name": "test", "sites": list(NAMES)},
-    "server": {"address": "localhost:1", "grace_s": 0.0, "min_sites": 2, "join_timeout_s": 1.0},
-    "task": {"labels": ["normal", "tumour"]},
-    "features": {"encoder": "noise", "width": 8, "mpp": 0.5, "patch_px": 128},
-    "model": {"name": "acmil", "options": {"inner": 4, "attention": 4}},
-    "training": {"rounds": 3, "learning_rate": 0.01},
-    "deadline": {"quorum_wait_s": 0.0},
-}
+CONFIG = settings(NAMES, deadline={"quorum_wait_s": 0.0})
 TWO_STAGES = [
     {"kind": "train", "name": "first", "training": {"rounds": 1}, "model": {"name": "mean-pool"}},
     {"kind": "train", "name": "second", "training": {"rounds": 2}},

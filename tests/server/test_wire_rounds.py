@@ -9,7 +9,7 @@ from typing import Any
 import literal_wire
 import numpy as np
 import pytest
-from in_process import Sites
+from in_process import Sites, settings
 
 from fedpath.client.agent.worker import Worker, _seed
 from fedpath.core.config import FederationConfig, load_site
@@ -28,15 +28,11 @@ from fedpath.server.rounds import FederatedRun
 pytestmark = pytest.mark.usefixtures("nobody_comes_back")
 
 NAMES = ("A", "B", "C")
-CONFIG: dict[str, Any] = {
-    "federation": {"name": "test", "sites": list(NAMES)},
-    "server": {"address": "localhost:1", "grace_s": 0.0, "min_sites": 2, "join_timeout_s": 1.0},
-    "task": {"labels": ["normal", "tumour"]},
-    "features": {"encoder": "noise", "width": 8, "mpp": 0.5, "patch_px": 128},
-    "model": {"name": "acmil", "options": {"inner": 12, "attention": 12}},
-    "training": {"rounds": 3, "learning_rate": 0.01},
-    "deadline": {"factor": 1.0, "floor_s": 30.0, "quorum_wait_s": 30.0},
-}
+CONFIG = settings(
+    NAMES,
+    model={"name": "acmil", "options": {"inner": 12, "attention": 12}},
+    deadline={"factor": 1.0, "floor_s": 30.0, "quorum_wait_s": 30.0},
+)
 CHOICES: list[dict[str, Any]] = [
     {"changes_only": True},
     {"encoding": "float16"},

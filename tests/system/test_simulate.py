@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from federation import WIDTH, wait_until
-from in_process import Sites, write_sites
+from in_process import Sites, federation_toml, write_sites
 
 from fedpath.cli.simulate.coordinate import coordinate
 from fedpath.cli.simulate.federation import simulated
@@ -285,31 +285,10 @@ def test_a_dropped_order_frees_its_process(processes: Processes, folder: Path, t
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
-TOML = f"""
-[federation]
-name = "test"
-sites = ["A", "B"]
-[server]
-address = "localhost:1"
-[task]
-labels = ["normal", "tumour"]
-[features]
-encoder = "noise"
-width = {WIDTH}
-mpp = 0.5
-patch_px = 128
-[model]
-name = "acmil"
-options = {{ inner = 4, attention = 4 }}
-[training]
-rounds = 4
-learning_rate = 0.01
-"""
-
 
 def start(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
     """Start `fedpath simulate` in a folder."""
-    (folder / "federation.toml").write_text(TOML)
+    (folder / "federation.toml").write_text(federation_toml(4))
     command = [sys.executable, "-m", "fedpath.cli", "simulate", "--config", "federation.toml", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
     return subprocess.Popen(
