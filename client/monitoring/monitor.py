@@ -16,7 +16,6 @@ from fedpath.core.monitoring.health import Health
 from fedpath.core.monitoring.lookups import certificate, free_bytes
 from fedpath.core.monitoring.metrics import CHILDREN, Metrics, Series
 
-
 _ROOM = 1 << 20
 """Bytes without which the audit log cannot be counted on to take another line."""
 
