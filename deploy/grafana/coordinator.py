@@ -55,9 +55,10 @@ def _overview(made: Board) -> None:
         ),
         figure(
             "Round",
-            "The round that is open, or was last, of each run that is served.",
+            "The round that is open, or was last, of each run that is served; of a pipeline, the stage as well.",
             "none",
             Query(f"fedpath_round{{{OF_RUN}}} and fedpath_run_active{{{OF_RUN}}} == 1", "{{run}}"),
+            Query(f"fedpath_run_stage{{{OF_RUN}}} and fedpath_run_active{{{OF_RUN}}} == 1", "{{run}} stage"),
             names=True,
         ),
         figure(
