@@ -14,6 +14,7 @@ setup(
     package_dir={f"fedpath.{room}": room for room in ROOMS},
     package_data={f"fedpath.{room}": ["py.typed"] for room in ROOMS}
     | {
+        "fedpath.core.recipes": ["*.toml"],
         "fedpath.core.report": ["report.html.j2", "report.css"],
         "fedpath.client.slides": ["encode_report.html.j2", "encode_report.css"],
     },
