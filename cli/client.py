@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedpath.cli.page import OFF, SERVER_PORT, PageHost, PageToken, page_served
 from fedpath.cli.plan import plan
 
 if TYPE_CHECKING:
@@ -25,6 +26,12 @@ def join(
     stay: Annotated[
         bool, typer.Option("--stay", help="Stay for later runs, also while the coordinator is away, until Ctrl-C.")
     ] = False,
+    page_port: Annotated[
+        int,
+        typer.Option(metavar="N", help="Port of this hospital's web page, 0 for a free one; -1: no page is served."),
+    ] = OFF,
+    page_host: PageHost = "127.0.0.1",
+    page_token_file: PageToken = None,
 ) -> None:
     """Take part in a run, or with --stay in all: train here, send parameters, write down everything that leaves."""
     from fedpath.cli.importing import heavy_imports
@@ -32,6 +39,7 @@ def join(
     with heavy_imports():
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.client.agent.join import join as take_part
+        from fedpath.client.page import Page
         from fedpath.core.config import load_site
         from fedpath.core.errors import ConfigError, RefusedError
         from fedpath.core.events import EventLog
@@ -43,7 +51,20 @@ def join(
             remedy="give the same name in both",
         )
     stop = stop_on_signals()
-    outcome = take_part(settings, kit, EventLog(settings.state / EVENTS_FILE, _say), stop, wait_s=wait, stay=stay)
+
+    def ask_to_stop() -> None:
+        events.emit("stop_asked")
+        stop.set()
+
+    page = Page(settings, stop, ask_to_stop, _in_words)
+    events = EventLog(settings.state / EVENTS_FILE, _say, page)
+    with page_served(
+        page.app, "client", host=page_host, port=page_port, preferred=SERVER_PORT + 1, token_file=page_token_file
+    ) as address:
+        if address is not None:
+            page.log.take_up(settings.state / EVENTS_FILE)
+            typer.echo(f"page: {address}")
+        outcome = take_part(settings, kit, events, stop, wait_s=wait, stay=stay)
     if outcome.refused is not None:
         raise RefusedError(
             f"the coordinator sent site {site} away: {outcome.refused}", remedy="mend what it says, then join again"
@@ -83,51 +104,58 @@ def audit(config: Annotated[Path, typer.Option(help="This hospital's site.toml."
 
 def _say(event: "Event") -> None:
     """Print the events this hospital's staff wants to see."""
+    if (said := _in_words(event)) is not None:
+        typer.echo(said)
+
+
+def _in_words(event: "Event") -> str | None:
     values = event.values
     match event.kind:
         case "waiting":
             long = "" if values["wait_s"] is None else f" up to {values['wait_s']:.0f} s"
-            typer.echo(f"{values['reason']}; waiting{long}")
+            return f"{values['reason']}; waiting{long}"
         case "refused":
-            typer.echo(f"sent away: {values['reason']}")
+            return f"sent away: {values['reason']}"
         case "order_failed":
-            typer.echo(f"could not do what run asked: {values['error']} ({values['remedy']})")
+            return f"could not do what run asked: {values['error']} ({values['remedy']})"
         case "coordinator_away":
-            typer.echo(f"{values['reason']}; trying again")
+            return f"{values['reason']}; trying again"
         case "coordinator_back":
-            typer.echo("the coordinator is back")
+            return "the coordinator is back"
         case "joined":
-            typer.echo(f"joined federation {values['federation']} at {values['address']}")
+            return f"joined federation {values['federation']} at {values['address']}"
         case "described":
-            typer.echo(f"told the coordinator how {values['slides']} slides were encoded")
+            return f"told the coordinator how {values['slides']} slides were encoded"
         case "clinical_described" if values["patients"] or values["held_back"]:
-            typer.echo(_clinical(values))
+            return _clinical(values)
         case "clinical_not_trained" if values["round"] == 1:
-            typer.echo(
+            return (
                 f"clinical data are not trained on: {values['patients']} training patients have some that can be used, "
                 f"policy.min_patients is {values['min_patients']}"
             )
         case "trained":
-            typer.echo(f"round {values['round']}: trained in {values['seconds']:.1f} s, loss {values['loss']:.3f}")
+            return f"round {values['round']}: trained in {values['seconds']:.1f} s, loss {values['loss']:.3f}"
         case "training_lost":
-            typer.echo(f"round {values['round']}: {values['reason']}; training once more")
+            return f"round {values['round']}: {values['reason']}; training once more"
         case "training_failed":
-            typer.echo(f"training failed: {values['reason']}\nremedy: {values['remedy']}\nwaiting for the next order")
+            return f"training failed: {values['reason']}\nremedy: {values['remedy']}\nwaiting for the next order"
         case "moving":
-            typer.echo(f"{values['way']} arrays: {values['done'] >> 20} of {values['total'] >> 20} MiB")
+            return f"{values['way']} arrays: {values['done'] >> 20} of {values['total'] >> 20} MiB"
         case "carried_lost":
-            typer.echo(
+            return (
                 f"what was kept here with round {values['round']} is gone: personal layers and control variates start "
                 "from the beginning"
             )
         case "sent":
-            typer.echo(f"sent {values['what']}, {values['bytes']:,} bytes")
+            return f"sent {values['what']}, {values['bytes']:,} bytes"
+        case "stop_asked":
+            return "asked to stop on the page; what is in hand is finished first"
         case "finished" if values["more"]:
-            typer.echo(f"stage {values['stage']} is over; kept {values['model']}")
+            return f"stage {values['stage']} is over; kept {values['model']}"
         case "finished":
-            typer.echo(f"the run is over; the federated model is {values['model']}")
-        case _ if said := _tuning(event):
-            typer.echo(said)
+            return f"the run is over; the federated model is {values['model']}"
+        case _:
+            return _tuning(event)
 
 
 def _tuning(event: "Event") -> str | None:

@@ -1,12 +1,26 @@
 """`fedpath server`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedpath.cli.page import SERVER_PORT, PageHost, PageToken, page_served
+
 if TYPE_CHECKING:
     from fedpath.core.events import Event
+    from fedpath.server.page import Page
+
+PagePort = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help=f"Port of the web page; -1: no page is served. By default {SERVER_PORT}, or a free one where that is taken.",
+        show_default=False,
+    ),
+]
 
 app = typer.Typer(help="The coordinator.", no_args_is_help=True)
 
@@ -16,6 +30,9 @@ def start(
     config: Annotated[Path, typer.Option(help="The coordinator's federation.toml.")],
     dir: Annotated[Path, typer.Option(help="The coordinator's folder: state, models, records.")],  # noqa: A002
     new: Annotated[bool, typer.Option("--new", help="Begin a new run, even if the last one is not finished.")] = False,
+    page_port: PagePort = None,
+    page_host: PageHost = "127.0.0.1",
+    page_token_file: PageToken = None,
 ) -> None:
     """Wait for the hospitals, run the rounds of each stage, keep the models and the records.
 
@@ -27,12 +44,15 @@ def start(
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.core.config import load_federation
         from fedpath.core.events import EventLog
+        from fedpath.server.page import Page
         from fedpath.server.start import EVENTS_FILE
         from fedpath.server.start import start as serve
 
     federation = load_federation(config)
-    events = EventLog(dir / EVENTS_FILE, _say)
-    folder, summary = serve(federation, dir, events, stop_on_signals(), new=new)
+    page = Page(federation, config, dir, "start", _in_words)
+    with _showing(page, page_host, page_port, page_token_file):
+        events = EventLog(dir / EVENTS_FILE, _say, page)
+        folder, summary = serve(federation, dir, events, stop_on_signals(), new=new)
     typer.echo(f"models and records: {folder / summary.get('folder', '')}")
     stage = f"stage {summary['stage']}: " if "stage" in summary else ""
     typer.echo(f"{stage}best round {summary['best_round']}, validation AUC {_figure(summary['validation_auc'])}")
@@ -47,6 +67,9 @@ def serve_queue(
     parallel: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side, where hospitals allow it; server.parallel by default.")
     ] = None,
+    page_port: PagePort = None,
+    page_host: PageHost = "127.0.0.1",
+    page_token_file: PageToken = None,
 ) -> None:
     """Work through the queue of `fedpath run submit`, until Ctrl-C; hospitals stay with `fedpath client join --stay`.
 
@@ -56,19 +79,41 @@ def serve_queue(
     from fedpath.core.config import load_federation
     from fedpath.core.errors import StoppedError
     from fedpath.core.events import EventLog
+    from fedpath.server.page import Page
     from fedpath.server.serve import serve as work
     from fedpath.server.start import EVENTS_FILE
 
     federation = load_federation(config)
-    events, stop = EventLog(dir / EVENTS_FILE, _say_of_run), stop_on_signals()
-    work(federation, dir, events, stop, parallel=parallel or federation.server.parallel)
+    page = Page(federation, config, dir, "serve", _of_run)
+    with _showing(page, page_host, page_port, page_token_file):
+        events, stop = EventLog(dir / EVENTS_FILE, _say_of_run, page), stop_on_signals()
+        work(federation, dir, events, stop, parallel=parallel or federation.server.parallel)
     raise StoppedError("runs that were served are in the queue again")
+
+
+@contextmanager
+def _showing(page: "Page", host: str, port: int | None, token_file: Path | None) -> Iterator[None]:
+    """Serve the page, and say where."""
+    from fedpath.server.start import EVENTS_FILE
+
+    with page_served(
+        page.app, "server", host=host, port=port, preferred=SERVER_PORT, token_file=token_file
+    ) as address:
+        if address is not None:
+            page.log.take_up(page.state / EVENTS_FILE)
+            typer.echo(f"page: {address}")
+        yield
 
 
 def _say_of_run(event: "Event") -> None:
     """Print an event of one of several runs, with the run's name in front."""
-    if (line := _of_queue(event)) is not None:
-        typer.echo(f"{run}: {line}" if (run := event.values.get("run")) is not None else line)
+    if (line := _of_run(event)) is not None:
+        typer.echo(line)
+
+
+def _of_run(event: "Event") -> str | None:
+    line, run = _of_queue(event), event.values.get("run")
+    return line if line is None or run is None else f"{run}: {line}"
 
 
 def _say(event: "Event") -> None:

@@ -6,15 +6,22 @@ a process that has been started meanwhile.
 """
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+from pydantic_core import to_json
 
 from fedpath.core.page.log import LogTail
 
 MOST_READERS = 32
 _LOOK_S = 0.4
 _ALIVE_S = 15.0
+
+
+def as_json(value: Any) -> str:
+    """Return JSON that every browser reads, on one line: what is no finite number becomes null."""
+    return to_json(value, inf_nan_mode="null").decode()
 
 
 class Stream:
@@ -38,7 +45,7 @@ class Stream:
         """Yield what one reader is sent, until it goes."""
         self._readers += 1
         try:
-            yield "retry: 1000\n\n" + _event("clock", json.dumps(time.time()))
+            yield "retry: 1000\n\n" + _event("clock", as_json(time.time()))
             sent: dict[str, str] = {}
             line, spoke = 0, time.monotonic()
             while True:
@@ -46,7 +53,7 @@ class Stream:
                 news = [_event(name, text) for name, text in sections.items() if sent.get(name) != text]
                 sent |= sections
                 if lines := self._log.after(line):
-                    news.append(_event("log", json.dumps({"anew": line == 0, "lines": lines})))
+                    news.append(_event("log", as_json({"anew": line == 0, "lines": lines})))
                     line = lines[-1]["n"]
                 if not news and time.monotonic() - spoke > _ALIVE_S:
                     news = [": \n\n"]
