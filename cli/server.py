@@ -17,7 +17,7 @@ PagePort = Annotated[
     int | None,
     typer.Option(
         metavar="N",
-        help=f"Port of the web page; -1: no page is served. By default {SERVER_PORT}, or a free one where that is taken.",
+        help=f"Port of the web page, -1 for no page. By default {SERVER_PORT}, or a free one where that is taken.",
         show_default=False,
     ),
 ]
@@ -96,9 +96,7 @@ def _showing(page: "Page", host: str, port: int | None, token_file: Path | None)
     """Serve the page, and say where."""
     from fedpath.server.start import EVENTS_FILE
 
-    with page_served(
-        page.app, "server", host=host, port=port, preferred=SERVER_PORT, token_file=token_file
-    ) as address:
+    with page_served(page.app, "server", host=host, port=port, preferred=SERVER_PORT, token_file=token_file) as address:
         if address is not None:
             page.log.take_up(page.state / EVENTS_FILE)
             typer.echo(f"page: {address}")

@@ -1,10 +1,10 @@
 """Who may see a page and press its buttons: a filter that both roles' pages stand behind.
 
-- Without a token a page answers only to names of the machine itself (``localhost``, ``127.0.0.1``, ``::1``; any port, so
-  that an ssh tunnel may have its own). A web site whose name is made to lead here (DNS rebinding) has another name.
-- With a token nothing is answered without it: in an ``Authorization: Bearer`` header, or by a cookie that the login form
-  sets. The cookie holds a time and its HMAC under the token, never the token; scripts cannot read it, and it does not
-  travel with requests that other sites cause.
+- Without a token a page answers only to names of the machine itself (``localhost``, ``127.0.0.1``, ``::1``; any port,
+  so that an ssh tunnel may have its own). A web site whose name is made to lead here (DNS rebinding) has another name.
+- With a token nothing is answered without it: in an ``Authorization: Bearer`` header, or by a cookie that the login
+  form sets. The cookie holds a time and its HMAC under the token, never the token; scripts cannot read it, and it does
+  not travel with requests that other sites cause.
 - What changes something is a POST, and comes from the page itself: its ``Origin`` is the host that was asked. Only a
   request that carries the token in its header, which no browser adds by itself, needs none.
 - Every answer forbids scripts, styles, fonts and frames from anywhere else, and scripts within the page.

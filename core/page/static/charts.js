@@ -102,7 +102,7 @@ export function timeline(what) {
 
 /** A bar for a share of the largest, with nothing to read: the numbers stand beside it. */
 export function bar(index, share) {
-  return s("svg", { class: `bar ${colour(index)}`, viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" },
+  return s("svg", { class: `gauge ${colour(index)}`, viewBox: "0 0 100 8", preserveAspectRatio: "none", "aria-hidden": "true" },
     s("rect", { class: "track", x: 0, y: 0, width: 100, height: 8 }), s("rect", { class: "span", x: 0, y: 0, width: Math.max(0.5, share * 100).toFixed(1), height: 8 }));
 }
 
