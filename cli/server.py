@@ -5,17 +5,33 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedpath.cli.examples import examples
+from fedpath.cli.output import AsLines
+
 if TYPE_CHECKING:
     from fedpath.core.events import Event
 
-app = typer.Typer(help="The coordinator.", no_args_is_help=True)
+app = typer.Typer(
+    help="Run the coordinator: for one run, or for a queue of them.",
+    no_args_is_help=True,
+    epilog=examples(
+        "fedpath server start --config federation.toml --dir coordinator",
+        "fedpath server serve --config federation.toml --dir coordinator",
+    ),
+)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "fedpath server start --config federation.toml --dir coordinator",
+        "fedpath server start --config federation.toml --dir coordinator --new",
+    )
+)
 def start(
     config: Annotated[Path, typer.Option(help="The coordinator's federation.toml.")],
     dir: Annotated[Path, typer.Option(help="The coordinator's folder: state, models, records.")],  # noqa: A002
     new: Annotated[bool, typer.Option("--new", help="Begin a new run, even if the last one is not finished.")] = False,
+    as_json: AsLines = False,
 ) -> None:
     """Wait for the hospitals, run the rounds of each stage, keep the models and the records.
 
@@ -24,6 +40,7 @@ def start(
     from fedpath.cli.importing import heavy_imports
 
     with heavy_imports():
+        from fedpath.cli import output
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.core.config import load_federation
         from fedpath.core.events import EventLog
@@ -31,8 +48,11 @@ def start(
         from fedpath.server.start import start as serve
 
     federation = load_federation(config)
-    events = EventLog(dir / EVENTS_FILE, _say)
+    events = EventLog(dir / EVENTS_FILE, output.event if as_json else _say)
     folder, summary = serve(federation, dir, events, stop_on_signals(), new=new)
+    if as_json:
+        output.result(folder=folder / summary.get("folder", ""), summary=summary)
+        return
     typer.echo(f"models and records: {folder / summary.get('folder', '')}")
     stage = f"stage {summary['stage']}: " if "stage" in summary else ""
     typer.echo(f"{stage}best round {summary['best_round']}, validation AUC {_figure(summary['validation_auc'])}")
@@ -40,18 +60,26 @@ def start(
         typer.echo(f"test at {site}: AUC {_figure(figures['auc'])} over {figures['slides']} slides")
 
 
-@app.command("serve")
+@app.command(
+    "serve",
+    epilog=examples(
+        "fedpath server serve --config federation.toml --dir coordinator",
+        "fedpath server serve --config federation.toml --dir coordinator --parallel 2",
+    ),
+)
 def serve_queue(
     config: Annotated[Path, typer.Option(help="The coordinator's federation.toml.")],
     dir: Annotated[Path, typer.Option(help="The coordinator's folder: state, models, records.")],  # noqa: A002
     parallel: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side, where hospitals allow it; server.parallel by default.")
     ] = None,
+    as_json: AsLines = False,
 ) -> None:
     """Work through the queue of `fedpath run submit`, until Ctrl-C; hospitals stay with `fedpath client join --stay`.
 
     Runs that a coordinator left when it was stopped or killed go on first.
     """
+    from fedpath.cli import output
     from fedpath.cli.stopping import stop_on_signals
     from fedpath.core.config import load_federation
     from fedpath.core.errors import StoppedError
@@ -60,7 +88,8 @@ def serve_queue(
     from fedpath.server.start import EVENTS_FILE
 
     federation = load_federation(config)
-    events, stop = EventLog(dir / EVENTS_FILE, _say_of_run), stop_on_signals()
+    events = EventLog(dir / EVENTS_FILE, output.event if as_json else _say_of_run)
+    stop = stop_on_signals()
     work(federation, dir, events, stop, parallel=parallel or federation.server.parallel)
     raise StoppedError("runs that were served are in the queue again")
 
