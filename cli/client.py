@@ -5,21 +5,35 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fedpath.cli.page import OFF, SERVER_PORT, PageHost, PageToken, page_served
-from fedpath.cli.plan import plan
+from fedpath.cli.complete import site_names
+from fedpath.cli.examples import examples
+from fedpath.cli.output import AsJson, AsLines
+from fedpath.cli.page import OFF, PageHost, PageToken, page_served
+from fedpath.cli.plan import EXAMPLES, plan
 
 if TYPE_CHECKING:
     from fedpath.core.events import Event
 
-app = typer.Typer(help="A hospital.", no_args_is_help=True)
-app.command()(plan)
+app = typer.Typer(
+    help="Take part as a hospital: join runs, see what left, plan the GPU.",
+    no_args_is_help=True,
+    epilog=examples(
+        "fedpath client join --site A --kit kit-A --config site.toml", "fedpath client audit --config site.toml"
+    ),
+)
+app.command(epilog=EXAMPLES)(plan)
 
 EVENTS_FILE = "events.jsonl"
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "fedpath client join --site A --kit kit-A --config site.toml",
+        "fedpath client join --site A --kit kit-A --config site.toml --stay",
+    )
+)
 def join(
-    site: Annotated[str, typer.Option(help="This hospital's name in the federation.")],
+    site: Annotated[str, typer.Option(help="This hospital's name in the federation.", autocompletion=site_names)],
     kit: Annotated[Path, typer.Option(help="The kit folder from the coordinator's operator.")],
     config: Annotated[Path, typer.Option(help="This hospital's site.toml.")],
     wait: Annotated[float, typer.Option(help="Seconds to wait for a coordinator that is not there yet.")] = 120.0,
@@ -27,16 +41,17 @@ def join(
         bool, typer.Option("--stay", help="Stay for later runs, also while the coordinator is away, until Ctrl-C.")
     ] = False,
     page_port: Annotated[
-        int,
-        typer.Option(metavar="N", help="Port of this hospital's web page, 0 for a free one; -1: no page is served."),
+        int, typer.Option(metavar="N", help="Port of this hospital's web page, 0 for a free one, -1 for no page.")
     ] = OFF,
     page_host: PageHost = "127.0.0.1",
     page_token_file: PageToken = None,
+    as_json: AsLines = False,
 ) -> None:
     """Take part in a run, or with --stay in all: train here, send parameters, write down everything that leaves."""
     from fedpath.cli.importing import heavy_imports
 
     with heavy_imports():
+        from fedpath.cli import output
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.client.agent.join import join as take_part
         from fedpath.client.page import Page
@@ -57,32 +72,35 @@ def join(
         stop.set()
 
     page = Page(settings, stop, ask_to_stop, _in_words)
-    events = EventLog(settings.state / EVENTS_FILE, _say, page)
-    with page_served(
-        page.app, "client", host=page_host, port=page_port, preferred=SERVER_PORT + 1, token_file=page_token_file
-    ) as address:
-        if address is not None:
-            page.log.take_up(settings.state / EVENTS_FILE)
-            typer.echo(f"page: {address}")
+    events = EventLog(settings.state / EVENTS_FILE, output.event if as_json else _say, page)
+    with page_served(page, "client", events, host=page_host, port=page_port, token_file=page_token_file):
         outcome = take_part(settings, kit, events, stop, wait_s=wait, stay=stay)
     if outcome.refused is not None:
         raise RefusedError(
             f"the coordinator sent site {site} away: {outcome.refused}", remedy="mend what it says, then join again"
         )
+    if as_json:
+        output.result(site=site, finished=outcome.finished)
 
 
-@app.command()
-def audit(config: Annotated[Path, typer.Option(help="This hospital's site.toml.")]) -> None:
+@app.command(
+    epilog=examples("fedpath client audit --config site.toml", "fedpath client audit --config site.toml --json")
+)
+def audit(config: Annotated[Path, typer.Option(help="This hospital's site.toml.")], as_json: AsJson = False) -> None:
     """Check the log of what left this hospital and show it."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from fedpath.cli import output
     from fedpath.client.audit import AUDIT_FILE, INTERRUPTED, examine
     from fedpath.core.config import load_site
 
     path = load_site(config).state / AUDIT_FILE
     history = examine(path)
+    if as_json:
+        output.document({"log": path, "records": history.records, "unfinished_bytes": history.unfinished})
+        return
     table = Table("no.", "when (UTC)", "to", "run", "round", "bytes", "what left")
     for record in history.records:
         table.add_row(
@@ -148,6 +166,8 @@ def _in_words(event: "Event") -> str | None:
             )
         case "sent":
             return f"sent {values['what']}, {values['bytes']:,} bytes"
+        case "page":
+            return f"page: {values['address']}"
         case "stop_asked":
             return "asked to stop on the page; what is in hand is finished first"
         case "finished" if values["more"]:

@@ -12,16 +12,28 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol
 
 import typer
 
 from fedpath.core.errors import ConfigError
 from fedpath.core.page.asgi import App
 
-SERVER_PORT, OFF = 8470, -1
+if TYPE_CHECKING:
+    from fedpath.core.events import EventLog
+    from fedpath.core.page.log import LogTail
+
+PORT, OFF = 8470, -1
 _PATIENCE_S = 3.0
 
+PagePort = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N",
+        help=f"Port of the web page, -1 for no page. By default {PORT}, or a free one where that is taken.",
+        show_default=False,
+    ),
+]
 PageHost = Annotated[
     str, typer.Option(metavar="HOST", help="Address of the web page; other than loopback only with a token.")
 ]
@@ -31,32 +43,51 @@ PageToken = Annotated[
 ]
 
 
+class Page(Protocol):
+    """A role's page."""
+
+    log: "LogTail"
+
+    def app(self) -> App:
+        """Return what answers; called in the page's thread, when the first browser is there."""
+        ...
+
+
 @contextmanager
 def page_served(
-    make: Callable[[], App], role: str, *, host: str, port: int | None, preferred: int, token_file: Path | None
-) -> Iterator[str | None]:
-    """Serve a page while the body runs; yield its address, or None where there is none.
+    page: Page,
+    role: Literal["server", "client"],
+    events: "EventLog",
+    *,
+    host: str,
+    port: int | None,
+    token_file: Path | None,
+) -> Iterator[None]:
+    """Serve a page while the body runs, and tell its address.
 
     Args:
-        make: returns the page's app; called in the page's thread, when the first browser is there.
-        role: "server" or "client".
+        page: of the role; it listens to ``events``.
+        role: whose page it is.
+        events: where the address is told.
         host: to listen on.
-        port: to listen on, 0 for a free one, -1 for no page; None for ``preferred``, or a free one where that is taken.
-        preferred: see there.
+        port: to listen on, 0 for a free one, -1 for no page; None for `PORT`, or a free one where that is taken.
         token_file: what a visitor has to know.
 
     Raises:
         ConfigError: the port cannot be had, the token cannot be read, or a host other than loopback has none.
     """
     if port == OFF:
-        yield None
+        yield
         return
     token = _token(host, token_file)
-    bound = _bind(host, port, preferred)
-    served = _Served(bound, make, role, token)
+    bound = _bind(host, port)
+    if events.path is not None:
+        page.log.take_up(events.path)
     name = f"[{host}]" if ":" in host else host
+    served = _Served(bound, page.app, role, token)
     try:
-        yield f"http://{name}:{bound.getsockname()[1]}/"
+        events.emit("page", address=f"http://{name}:{bound.getsockname()[1]}/")
+        yield
     finally:
         served.stop()
 
@@ -81,8 +112,8 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _bind(host: str, port: int | None, preferred: int) -> socket.socket:
-    tried = [preferred, 0] if port is None else [port]
+def _bind(host: str, port: int | None) -> socket.socket:
+    tried = [PORT, 0] if port is None else [port]
     for number in tried:
         try:
             family = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0][0]

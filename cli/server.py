@@ -1,31 +1,33 @@
 """`fedpath server`."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fedpath.cli.page import SERVER_PORT, PageHost, PageToken, page_served
+from fedpath.cli.examples import examples
+from fedpath.cli.output import AsLines
+from fedpath.cli.page import PageHost, PagePort, PageToken, page_served
 
 if TYPE_CHECKING:
     from fedpath.core.events import Event
-    from fedpath.server.page import Page
 
-PagePort = Annotated[
-    int | None,
-    typer.Option(
-        metavar="N",
-        help=f"Port of the web page, -1 for no page. By default {SERVER_PORT}, or a free one where that is taken.",
-        show_default=False,
+app = typer.Typer(
+    help="Run the coordinator: for one run, or for a queue of them.",
+    no_args_is_help=True,
+    epilog=examples(
+        "fedpath server start --config federation.toml --dir coordinator",
+        "fedpath server serve --config federation.toml --dir coordinator",
     ),
-]
-
-app = typer.Typer(help="The coordinator.", no_args_is_help=True)
+)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "fedpath server start --config federation.toml --dir coordinator",
+        "fedpath server start --config federation.toml --dir coordinator --new",
+    )
+)
 def start(
     config: Annotated[Path, typer.Option(help="The coordinator's federation.toml.")],
     dir: Annotated[Path, typer.Option(help="The coordinator's folder: state, models, records.")],  # noqa: A002
@@ -33,6 +35,7 @@ def start(
     page_port: PagePort = None,
     page_host: PageHost = "127.0.0.1",
     page_token_file: PageToken = None,
+    as_json: AsLines = False,
 ) -> None:
     """Wait for the hospitals, run the rounds of each stage, keep the models and the records.
 
@@ -41,6 +44,7 @@ def start(
     from fedpath.cli.importing import heavy_imports
 
     with heavy_imports():
+        from fedpath.cli import output
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.core.config import load_federation
         from fedpath.core.events import EventLog
@@ -50,9 +54,12 @@ def start(
 
     federation = load_federation(config)
     page = Page(federation, config, dir, "start", _in_words)
-    with _showing(page, page_host, page_port, page_token_file):
-        events = EventLog(dir / EVENTS_FILE, _say, page)
+    events = EventLog(dir / EVENTS_FILE, output.event if as_json else _say, page)
+    with page_served(page, "server", events, host=page_host, port=page_port, token_file=page_token_file):
         folder, summary = serve(federation, dir, events, stop_on_signals(), new=new)
+    if as_json:
+        output.result(folder=folder / summary.get("folder", ""), summary=summary)
+        return
     typer.echo(f"models and records: {folder / summary.get('folder', '')}")
     stage = f"stage {summary['stage']}: " if "stage" in summary else ""
     typer.echo(f"{stage}best round {summary['best_round']}, validation AUC {_figure(summary['validation_auc'])}")
@@ -60,7 +67,13 @@ def start(
         typer.echo(f"test at {site}: AUC {_figure(figures['auc'])} over {figures['slides']} slides")
 
 
-@app.command("serve")
+@app.command(
+    "serve",
+    epilog=examples(
+        "fedpath server serve --config federation.toml --dir coordinator",
+        "fedpath server serve --config federation.toml --dir coordinator --parallel 2",
+    ),
+)
 def serve_queue(
     config: Annotated[Path, typer.Option(help="The coordinator's federation.toml.")],
     dir: Annotated[Path, typer.Option(help="The coordinator's folder: state, models, records.")],  # noqa: A002
@@ -70,11 +83,13 @@ def serve_queue(
     page_port: PagePort = None,
     page_host: PageHost = "127.0.0.1",
     page_token_file: PageToken = None,
+    as_json: AsLines = False,
 ) -> None:
     """Work through the queue of `fedpath run submit`, until Ctrl-C; hospitals stay with `fedpath client join --stay`.
 
     Runs that a coordinator left when it was stopped or killed go on first.
     """
+    from fedpath.cli import output
     from fedpath.cli.stopping import stop_on_signals
     from fedpath.core.config import load_federation
     from fedpath.core.errors import StoppedError
@@ -85,22 +100,10 @@ def serve_queue(
 
     federation = load_federation(config)
     page = Page(federation, config, dir, "serve", _of_run)
-    with _showing(page, page_host, page_port, page_token_file):
-        events, stop = EventLog(dir / EVENTS_FILE, _say_of_run, page), stop_on_signals()
+    events, stop = EventLog(dir / EVENTS_FILE, output.event if as_json else _say_of_run, page), stop_on_signals()
+    with page_served(page, "server", events, host=page_host, port=page_port, token_file=page_token_file):
         work(federation, dir, events, stop, parallel=parallel or federation.server.parallel)
     raise StoppedError("runs that were served are in the queue again")
-
-
-@contextmanager
-def _showing(page: "Page", host: str, port: int | None, token_file: Path | None) -> Iterator[None]:
-    """Serve the page, and say where."""
-    from fedpath.server.start import EVENTS_FILE
-
-    with page_served(page.app, "server", host=host, port=port, preferred=SERVER_PORT, token_file=token_file) as address:
-        if address is not None:
-            page.log.take_up(page.state / EVENTS_FILE)
-            typer.echo(f"page: {address}")
-        yield
 
 
 def _say_of_run(event: "Event") -> None:
@@ -142,6 +145,8 @@ def _of_queue(event: "Event") -> str | None:
 def _in_words(event: "Event") -> str | None:
     values = event.values
     match event.kind:
+        case "page":
+            return f"page: {values['address']}"
         case "registry_upgraded":
             return f"the registry {values['where']} was brought up from version {values['version']}"
         case "registry_away":

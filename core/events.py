@@ -38,6 +38,7 @@ class EventLog:
     """
 
     def __init__(self, path: Path | None = None, *listeners: Listener) -> None:
+        self.path = path
         self._listeners = listeners
         self._file = None
         self._lock = threading.Lock()

@@ -1,8 +1,8 @@
 """Recipes: commented federation.toml files that work, one a method, to begin with.
 
-A recipe is a TOML file beside this module. Its first comment line is its title, the paragraph below it its summary. What
-differs from one federation to the next — its name, hospitals, address, labels — stands in the file as an example, and
-``Recipe.filled`` puts other values there; everything else, comments included, stays as it is written.
+A recipe is a TOML file beside this module. Its first comment line is its title, the paragraph below it its summary.
+What differs from one federation to the next (its name, hospitals, address, labels) stands in the file as an example,
+and ``Recipe.filled`` puts other values there; everything else, comments included, stays as it is written.
 """
 
 import json
