@@ -7,6 +7,7 @@ import typer
 
 from fedpath.cli.complete import site_names
 from fedpath.cli.examples import examples
+from fedpath.cli.monitor.options import HealthPort, MetricsPort, MonitorHost, monitored
 from fedpath.cli.output import AsJson, AsLines
 from fedpath.cli.page import OFF, PageHost, PageToken, page_served
 from fedpath.cli.plan import EXAMPLES, plan
@@ -40,6 +41,9 @@ def join(
     stay: Annotated[
         bool, typer.Option("--stay", help="Stay for later runs, also while the coordinator is away, until Ctrl-C.")
     ] = False,
+    metrics_port: MetricsPort = None,
+    health_port: HealthPort = None,
+    monitor_host: MonitorHost = "127.0.0.1",
     page_port: Annotated[
         int, typer.Option(metavar="N", help="Port of this hospital's web page, 0 for a free one, -1 for no page.")
     ] = OFF,
@@ -54,6 +58,8 @@ def join(
         from fedpath.cli import output
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.client.agent.join import join as take_part
+        from fedpath.client.monitoring.monitor import Monitor
+        from fedpath.client.monitoring.watched import Watched
         from fedpath.client.page import Page
         from fedpath.core.config import load_site
         from fedpath.core.errors import ConfigError, RefusedError
@@ -71,10 +77,14 @@ def join(
         events.emit("stop_asked")
         stop.set()
 
+    monitor = Monitor(settings, kit, watched := Watched())
     page = Page(settings, stop, ask_to_stop, _in_words)
-    events = EventLog(settings.state / EVENTS_FILE, output.event if as_json else _say, page)
-    with page_served(page, "client", events, host=page_host, port=page_port, token_file=page_token_file):
-        outcome = take_part(settings, kit, events, stop, wait_s=wait, stay=stay)
+    events = EventLog(settings.state / EVENTS_FILE, output.event if as_json else _say, monitor.heard, page)
+    with (
+        monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health),
+        page_served(page, "client", events, host=page_host, port=page_port, token_file=page_token_file),
+    ):
+        outcome = take_part(settings, kit, events, stop, wait_s=wait, stay=stay, watched=watched)
     if outcome.refused is not None:
         raise RefusedError(
             f"the coordinator sent site {site} away: {outcome.refused}", remedy="mend what it says, then join again"

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fedpath.cli.examples import examples
+from fedpath.cli.monitor.options import HealthPort, MetricsPort, MonitorHost, monitored
 from fedpath.cli.output import AsLines
 from fedpath.cli.page import PageHost, PagePort, PageToken, page_served
 
@@ -32,6 +33,9 @@ def start(
     config: Annotated[Path, typer.Option(help="The coordinator's federation.toml.")],
     dir: Annotated[Path, typer.Option(help="The coordinator's folder: state, models, records.")],  # noqa: A002
     new: Annotated[bool, typer.Option("--new", help="Begin a new run, even if the last one is not finished.")] = False,
+    metrics_port: MetricsPort = None,
+    health_port: HealthPort = None,
+    monitor_host: MonitorHost = "127.0.0.1",
     page_port: PagePort = None,
     page_host: PageHost = "127.0.0.1",
     page_token_file: PageToken = None,
@@ -48,15 +52,21 @@ def start(
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.core.config import load_federation
         from fedpath.core.events import EventLog
+        from fedpath.server.monitoring.monitor import Monitor
+        from fedpath.server.monitoring.watched import Watched
         from fedpath.server.page import Page
         from fedpath.server.start import EVENTS_FILE
         from fedpath.server.start import start as serve
 
     federation = load_federation(config)
-    page = Page(federation, config, dir, "start", _in_words)
-    events = EventLog(dir / EVENTS_FILE, output.event if as_json else _say, page)
-    with page_served(page, "server", events, host=page_host, port=page_port, token_file=page_token_file):
-        folder, summary = serve(federation, dir, events, stop_on_signals(), new=new)
+    monitor = Monitor(federation, dir, watched := Watched())
+    page = Page(federation, config, dir, "start", _in_words, watched)
+    events = EventLog(dir / EVENTS_FILE, output.event if as_json else _say, monitor.heard, page)
+    with (
+        monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health),
+        page_served(page, "server", events, host=page_host, port=page_port, token_file=page_token_file),
+    ):
+        folder, summary = serve(federation, dir, events, stop_on_signals(), new=new, watched=watched)
     if as_json:
         output.result(folder=folder / summary.get("folder", ""), summary=summary)
         return
@@ -80,6 +90,9 @@ def serve_queue(
     parallel: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side, where hospitals allow it; server.parallel by default.")
     ] = None,
+    metrics_port: MetricsPort = None,
+    health_port: HealthPort = None,
+    monitor_host: MonitorHost = "127.0.0.1",
     page_port: PagePort = None,
     page_host: PageHost = "127.0.0.1",
     page_token_file: PageToken = None,
@@ -94,15 +107,22 @@ def serve_queue(
     from fedpath.core.config import load_federation
     from fedpath.core.errors import StoppedError
     from fedpath.core.events import EventLog
+    from fedpath.server.monitoring.monitor import Monitor
+    from fedpath.server.monitoring.watched import Watched
     from fedpath.server.page import Page
     from fedpath.server.serve import serve as work
     from fedpath.server.start import EVENTS_FILE
 
     federation = load_federation(config)
-    page = Page(federation, config, dir, "serve", _of_run)
-    events, stop = EventLog(dir / EVENTS_FILE, output.event if as_json else _say_of_run, page), stop_on_signals()
-    with page_served(page, "server", events, host=page_host, port=page_port, token_file=page_token_file):
-        work(federation, dir, events, stop, parallel=parallel or federation.server.parallel)
+    monitor = Monitor(federation, dir, watched := Watched())
+    page = Page(federation, config, dir, "serve", _of_run, watched)
+    events = EventLog(dir / EVENTS_FILE, output.event if as_json else _say_of_run, monitor.heard, page)
+    stop = stop_on_signals()
+    with (
+        monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health),
+        page_served(page, "server", events, host=page_host, port=page_port, token_file=page_token_file),
+    ):
+        work(federation, dir, events, stop, parallel=parallel or federation.server.parallel, watched=watched)
     raise StoppedError("runs that were served are in the queue again")
 
 

@@ -8,6 +8,18 @@ from fedpath.core.events import Event
 
 _MOST_ROUNDS = 500
 _LONGEST = 500
+_PHASES = {
+    "describing": "Describing its features to the coordinator",
+    "reading": "Reading features",
+    "training": "Training",
+    "validating": "Validating the model",
+    "evaluating": "Evaluating the model",
+    "encoding": "Encoding slides",
+    "keeping": "Keeping the model",
+    "fetching": "Fetching the model",
+    "sending": "Sending",
+}
+"""What the agent does, in words; of waiting the last thing that was done says more."""
 
 
 class Live:
@@ -16,7 +28,8 @@ class Live:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._about: dict[str, Any] = {"connection": "starts", "reason": "", "federation": None, "address": None}
-        self._work: dict[str, Any] = {"says": "Nothing is asked of this hospital now.", "since": None, "trouble": None}
+        self._work: dict[str, Any] = {"says": "Nothing is asked of this hospital now.", "since": None, "run": None, "trouble": None}
+        self._asked: int | None = None
         self._idle()
         self._rounds: dict[int, dict[str, Any]] = {}
         self.version = 0
@@ -65,6 +78,16 @@ class Live:
 
     def _back(self, _event: Event) -> None:
         self._about |= {"connection": "joined", "reason": ""}
+
+    def _order(self, event: Event) -> None:
+        self._work |= {"run": event.values.get("run"), "trouble": None}
+        self._asked = event.values.get("round")
+
+    def _phase(self, event: Event) -> None:
+        phase = str(event.values.get("phase"))
+        if phase in _PHASES and not (phase == "training" and self._work["done"] is not None):
+            of = f" in round {self._asked}" if self._asked and phase in ("training", "validating") else ""
+            self._says(event, f"{_PHASES[phase]}{of}")
 
     def _described(self, event: Event) -> None:
         self._says(event, f"Told the coordinator how {event.values.get('slides')} slides were encoded.", trouble=None)
@@ -122,6 +145,8 @@ _TAKES: dict[str, Callable[[Live, Event], None]] = {
     "joined": Live._joined,
     "coordinator_away": Live._away,
     "coordinator_back": Live._back,
+    "order": Live._order,
+    "phase": Live._phase,
     "described": Live._described,
     "step": Live._step,
     "validated": Live._validated,

@@ -28,9 +28,8 @@ class SiteNow:
     """More of it, in words: a reason, or what it is at."""
     run: str = ""
     since: float = 0.0
-    online: bool | None = None
     heard: float | None = None
-    """When it last answered, connected or moved bytes; seconds since the epoch."""
+    """When it last answered or moved bytes; seconds since the epoch."""
     moving: dict[str, Any] | None = None
     """A file on its way: "way" (fetching or sending, as the hospital sees it), "done" and "total" bytes, "at"."""
 
@@ -121,7 +120,7 @@ class Live:
         known.state, known.says, known.since = state, str(says)[:_LONGEST], event.at
         known.run = str(event.values.get("run", ""))
         if heard:
-            known.heard, known.online = event.at, True
+            known.heard = event.at
         if state not in ("working", "encoding"):
             known.moving = None
 
@@ -136,21 +135,12 @@ class Live:
     def _registry_back(self, _event: Event, _run: RunNow | None) -> None:
         self._about["registry"] = None
 
-    def _site_online(self, event: Event, _run: RunNow | None) -> None:
-        self._set(str(event.values.get("site")), event, "here", heard=True)
-
-    def _site_offline(self, event: Event, _run: RunNow | None) -> None:
-        site = str(event.values.get("site"))
-        self._set(site, event, "away")
-        if site in self._sites:
-            self._sites[site].online = False
-
     def _moving(self, event: Event, _run: RunNow | None) -> None:
         values, name = event.values, str(event.values.get("site"))
         site = self._sites.get(name)
         if site is None:
             return
-        site.heard, site.online = event.at, True
+        site.heard = event.at
         way, done, total = str(values.get("way", "")), int(values.get("done", 0)), int(values.get("total", 0))
         site.moving = None if done >= total else {"way": way, "done": done, "total": total, "at": event.at}
         part = self._runs[site.run].parts.get(name) if site.run in self._runs else None
@@ -167,7 +157,7 @@ class Live:
         self._runs.pop(name, None)
         for site in self._sites.values():
             if site.run == name and site.state not in ("away", "refused"):
-                site.state, site.says, site.run = ("here" if site.online else "unknown"), "", ""
+                site.state, site.says, site.run = "here" if site.heard else "unknown", "", ""
 
     def _waiting(self, event: Event, run: RunNow | None) -> None:
         online, missing = event.values.get("online", ()), list(event.values.get("missing", ()))
@@ -181,7 +171,6 @@ class Live:
             site = self._sites.get(name)
             if site is not None and site.run in ("", event.values.get("run")) and site.state != "refused":
                 self._set(name, event, "away")
-                site.online = False
 
     def _site_accepted(self, event: Event, _run: RunNow | None) -> None:
         self._set(str(event.values.get("site")), event, "here", heard=True)
@@ -239,8 +228,6 @@ _TAKES: dict[str, Callable[[Live, Event, RunNow | None], None]] = {
     "serving": Live._listening,
     "registry_away": Live._registry_away,
     "registry_back": Live._registry_back,
-    "site_online": Live._site_online,
-    "site_offline": Live._site_offline,
     "moving": Live._moving,
     "run_finished": Live._run_ended,
     "run_ended": Live._run_ended,

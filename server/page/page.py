@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from sqlalchemy.exc import DBAPIError
+
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import FedpathError
 from fedpath.core.events import Event
@@ -13,6 +15,7 @@ from fedpath.core.page.asgi import App
 from fedpath.core.page.log import LogTail, Words
 from fedpath.core.page.stream import as_json
 from fedpath.server.page.history import list_of_runs, sites
+from fedpath.server.monitoring.watched import Watched
 from fedpath.server.page.live import Live
 from fedpath.server.registry import Registry
 
@@ -30,15 +33,20 @@ class Page:
         state: the coordinator's folder.
         kind: the command that serves: of one run, or of the queue.
         words: what an event says in the log.
+        watched: the coordinator's parts, as they come to be: it knows who is connected.
     """
 
-    def __init__(self, config: FederationConfig, file: Path, state: Path, kind: Kind, words: Words) -> None:
+    def __init__(
+        self, config: FederationConfig, file: Path, state: Path, kind: Kind, words: Words, watched: Watched | None = None
+    ) -> None:
         self.config, self.file, self.state, self.kind = config, file.absolute(), state, kind
         self.log, self.live = LogTail(words), Live(config.federation.sites)
+        self._watched = watched or Watched()
         self._registry: Registry | None = None
         self._one_at_a_time = asyncio.Lock()
         self._runs: list[dict[str, Any]] = []
         self._described: dict[str, dict[str, Any]] = {}
+        self._online: set[str] | None = None
         self._trouble: str | None = None
         self._read = -_REFRESH_S
         self._shown: tuple[int, float, dict[str, str]] = (-1, -1.0, {})
@@ -90,7 +98,10 @@ class Page:
         self._read = -_REFRESH_S
 
     async def _refresh(self) -> None:
+        from starlette.concurrency import run_in_threadpool
+
         name = self.config.federation.name
+        self._online = await run_in_threadpool(self._who_is_online)
         try:
             self._runs, self._described = await self.with_registry(
                 lambda registry: (list_of_runs(registry, name), sites(registry, name))
@@ -99,6 +110,25 @@ class Page:
             self._trouble = error.message
         else:
             self._trouble = None
+
+    def _who_is_online(self) -> set[str] | None:
+        if (server := self._watched.server) is None:
+            return None
+        try:
+            return server.online()
+        except (OSError, FedpathError, DBAPIError):  # of the state's disk, which is why the coordinator ends
+            return None
+
+    def _seen(self, name: str, site: dict[str, Any]) -> dict[str, Any]:
+        """Return a hospital as it is shown: what it is at, as long as it is connected."""
+        seen = self._watched.server.traffic.seen.get(name) if self._watched.server is not None else None
+        if self._online is None:
+            return site
+        if name in self._online:
+            here = {"state": "here", "says": ""} if site["state"] in ("unknown", "away") else {}
+            return site | here | {"heard": None}
+        gone = {"state": "away", "says": site["says"] if site["state"] in ("lost", "refused") else "", "moving": None}
+        return site | gone | {"heard": seen or site["heard"]}
 
     def _compose(self) -> dict[str, str]:
         now = self.live.sections()
@@ -109,6 +139,9 @@ class Page:
             "registry": now["about"]["registry"] or self._trouble,
         }
         nobody: dict[str, Any] = {}
-        merged = {name: site | {"about": self._described.get(name, nobody)} for name, site in now["sites"].items()}
+        merged = {
+            name: self._seen(name, site) | {"about": self._described.get(name, nobody)}
+            for name, site in now["sites"].items()
+        }
         sections = {"about": about, "sites": merged, "live": now["live"], "runs": self._runs}
         return {section: as_json(value) for section, value in sections.items()}

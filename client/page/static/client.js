@@ -34,7 +34,7 @@ function drawWork() {
   const amount = (count) => (work.unit === "bytes" ? bytes(count) : `${count} ${work.unit}`);
   const whole = work.total !== null && work.total > 0;
   show(by("work-now"),
-    h("p", {}, work.says, work.since && [" ", h("span", { class: "small" }, "since ", moment(work.since))]),
+    h("p", {}, work.says, work.run && h("span", { class: "small" }, `, for run ${work.run}`), work.since && [" ", h("span", { class: "small" }, "since ", moment(work.since))]),
     whole && h("p", {}, h("progress", { max: work.total, value: work.done, "aria-label": work.says }),
       h("span", { class: "small" }, ` ${amount(work.done)} of ${amount(work.total)}`, work.loss !== null && work.loss !== undefined && `, loss ${figure(work.loss)}`)));
 }
@@ -55,14 +55,14 @@ function drawLeft() {
     left.broken
       ? h("p", { class: "note bad", role: "alert" }, `The audit log was changed or damaged. ${left.broken}`)
       : h("p", { class: "figures" }, h("strong", {}, left.messages.toLocaleString("en")), ` ${left.messages === 1 ? "message" : "messages"} and files, `, h("strong", {}, bytes(left.bytes)), " in all. The log's chain is whole."),
-    left.kinds.length > 0 && table("By kind", ["Kind", { text: "Messages", class: "n" }, { text: "Bytes", class: "n" }],
-      left.kinds.map((of) => h("tr", {}, h("th", { scope: "row" }, of.kind), n(of.messages), n(bytes(of.bytes))))));
+    left.kinds.length > 0 && h("div", { class: "narrow" }, table("By kind", ["Kind", { text: "Messages", class: "n" }, { text: "Bytes", class: "n" }],
+      left.kinds.map((of) => h("tr", {}, h("th", { scope: "row" }, of.kind), n(of.messages), n(bytes(of.bytes)))))));
   show(by("left-lines"), left.last.length > 0 && table(`The last ${plural(left.last.length, "line")} of the audit log, the latest first`,
     [{ text: "No.", class: "n" }, "When", "What left", "Run", { text: "Round", class: "n" }, { text: "Bytes", class: "n" }, "SHA-256"],
     left.last.map((line) => h("tr", { "data-key": line.number }, h("th", { scope: "row", class: "n" }, line.number),
       h("td", { class: "whole" }, moment(Date.parse(line.at) / 1000)),
       h("td", { class: "wide" }, h("span", {}, line.kind), h("span", { class: "small" }, `: ${line.holds}`)),
-      h("td", { class: "whole" }, line.run), n(line.round || "–"), n(line.size.toLocaleString("en")), h("td", {}, h("code", { title: line.sha256 }, line.sha256.slice(0, 12)))))));
+      h("td", { class: "whole" }, line.run), n(line.round || "–"), n(line.size.toLocaleString("en")), h("td", {}, h("code", { class: "whole", title: line.sha256 }, line.sha256.slice(0, 12)))))));
 }
 
 by("stop").addEventListener("click", async () => {

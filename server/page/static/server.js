@@ -80,7 +80,7 @@ function drawSites() {
     const bad = TONE[site.state] === "bad";
     return h("li", { class: `card ${colour(index)}`, "data-key": name },
       h("h3", {}, dot(index), name),
-      h("p", {}, pill(TONE[site.state], site.state === "away" && site.online === false && site.heard ? "has gone" : WORDS[site.state] ?? site.state)),
+      h("p", {}, pill(TONE[site.state], site.state === "away" && site.heard ? "has gone" : WORDS[site.state] ?? site.state)),
       site.says && h("p", { class: bad ? "bad" : "small" }, site.says),
       share !== null && h("p", { class: "small" }, site.moving.way === "fetching" ? "fetches the model " : "sends its update ",
         h("progress", { max: 1, value: share.toFixed(3), "aria-label": `${name}: bytes that are over` }), ` ${bytes(site.moving.done)} of ${bytes(site.moving.total)}`),
