@@ -28,7 +28,12 @@ class Live:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._about: dict[str, Any] = {"connection": "starts", "reason": "", "federation": None, "address": None}
-        self._work: dict[str, Any] = {"says": "Nothing is asked of this hospital now.", "since": None, "run": None, "trouble": None}
+        self._work: dict[str, Any] = {
+            "says": "Nothing is asked of this hospital now.",
+            "since": None,
+            "run": None,
+            "trouble": None,
+        }
         self._asked: int | None = None
         self._idle()
         self._rounds: dict[int, dict[str, Any]] = {}

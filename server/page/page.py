@@ -14,8 +14,8 @@ from fedpath.core.events import Event
 from fedpath.core.page.asgi import App
 from fedpath.core.page.log import LogTail, Words
 from fedpath.core.page.stream import as_json
-from fedpath.server.page.history import list_of_runs, sites
 from fedpath.server.monitoring.watched import Watched
+from fedpath.server.page.history import list_of_runs, sites
 from fedpath.server.page.live import Live
 from fedpath.server.registry import Registry
 
@@ -37,7 +37,13 @@ class Page:
     """
 
     def __init__(
-        self, config: FederationConfig, file: Path, state: Path, kind: Kind, words: Words, watched: Watched | None = None
+        self,
+        config: FederationConfig,
+        file: Path,
+        state: Path,
+        kind: Kind,
+        words: Words,
+        watched: Watched | None = None,
     ) -> None:
         self.config, self.file, self.state, self.kind = config, file.absolute(), state, kind
         self.log, self.live = LogTail(words), Live(config.federation.sites)

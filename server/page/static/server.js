@@ -230,11 +230,11 @@ function mean(figures) {
 function roundsTable(rounds) {
   const few = allRounds ? rounds : rounds.slice(-12);
   return [table("Rounds, the latest first",
-    [{ text: "Round", class: "n" }, "Counted", "Not counted, and why", { text: "Time", class: "n" }, { text: "Sent", class: "n" }, { text: "Received", class: "n" }],
+    ["Round", "Counted", "Not counted, and why", { text: "Time", class: "n" }, { text: "Sent", class: "n" }, { text: "Received", class: "n" }],
     [...few].reverse().map((round) => {
       const parts = Object.entries(round.sites).sort(([one], [other]) => place(one) - place(other));
       const sum = (key) => bytes(parts.reduce((total, [, part]) => total + part[key], 0));
-      return h("tr", { "data-key": round.round }, h("th", { scope: "row", class: "n" }, round.round),
+      return h("tr", { "data-key": round.round }, h("th", { scope: "row" }, round.round),
         h("td", { class: "wide" }, parts.filter(([, part]) => part.outcome === "answered").map(([site, part]) =>
           h("span", { class: "item" }, named(site), ` ${plural(part.patients, "patient")}`, part.of_round !== null && `, late, of round ${part.of_round}`))),
         h("td", { class: "wide" }, parts.filter(([, part]) => part.outcome !== "answered").map(([site, part]) =>
