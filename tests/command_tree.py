@@ -7,6 +7,12 @@ import typer
 
 from fedpath.cli.main import app
 
+HEAVY = (
+    *("torch", "numpy", "flwr", "pydantic", "sklearn", "httpx", "uvicorn", "fastapi", "grpc", "cv2", "openslide"),
+    *("matplotlib", "h5py", "numba", "sqlalchemy", "ray", "jinja2", "cryptography", "prometheus_client"),
+)
+"""Packages that take long to import, or drag others along that do."""
+
 
 def root() -> click.Context:
     """The context of `fedpath` itself."""
