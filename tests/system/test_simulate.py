@@ -37,6 +37,7 @@ from fedpath.core.exchange.messages import (
 )
 from fedpath.core.exchange.stored import ArrayFile
 from fedpath.core.exchange.wire import hash_arrays, unpack
+from fedpath.core.recipes import find_recipe
 from fedpath.core.training.alone import initial_model
 from fedpath.server.records import RoundManifest, read_rounds
 from fedpath.server.rounds import facts_of
@@ -307,14 +308,14 @@ learning_rate = 0.01
 """
 
 
-def start(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
+def start(
+    folder: Path, *arguments: str | Path, text: str = TOML, stderr: int = subprocess.STDOUT
+) -> subprocess.Popen[str]:
     """Start `fedpath simulate` in a folder."""
-    (folder / "federation.toml").write_text(TOML)
+    (folder / "federation.toml").write_text(text)
     command = [sys.executable, "-m", "fedpath.cli", "simulate", "--config", "federation.toml", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
-    return subprocess.Popen(
-        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
 
 
 def end(process: subprocess.Popen[str]) -> str:
@@ -339,6 +340,19 @@ def test_a_drawn_federation_from_the_command(tmp_path: Path) -> None:
     assert lost
     assert summary["rounds"] == 4
     assert (run_folder / "best.safetensors").is_file()
+
+
+def test_a_recipe_is_simulated_as_it_is_written(tmp_path: Path) -> None:
+    """For a round; by the command, whose standard output is JSON alone."""
+    text = find_recipe("acmil").text.replace("rounds = 20", "rounds = 1")
+    process = start(tmp_path, "--sites", "2", "--workers", "2", "--json", text=text, stderr=subprocess.PIPE)
+    output, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    lines = [json.loads(line) for line in output.splitlines()]
+    assert lines[-1]["kind"] == "result"
+    assert set(lines[-1]["summary"]["test"]) == {"site-001", "site-002"}
+    (finished,) = [line for line in lines if line["kind"] == "round_finished"]
+    assert finished["contributed"] == ["site-001", "site-002"]
 
 
 def test_a_simulation_that_was_killed_goes_on(tmp_path: Path) -> None:
