@@ -308,14 +308,14 @@ learning_rate = 0.01
 """
 
 
-def start(
-    folder: Path, *arguments: str | Path, text: str = TOML, stderr: int = subprocess.STDOUT
-) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str | Path, text: str = TOML) -> subprocess.Popen[str]:
     """Start `fedpath simulate` in a folder."""
     (folder / "federation.toml").write_text(text)
     command = [sys.executable, "-m", "fedpath.cli", "simulate", "--config", "federation.toml", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment)
+    return subprocess.Popen(
+        command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+    )
 
 
 def end(process: subprocess.Popen[str]) -> str:
@@ -342,29 +342,23 @@ def test_a_drawn_federation_from_the_command(tmp_path: Path) -> None:
     assert (run_folder / "best.safetensors").is_file()
 
 
-def test_a_recipe_is_simulated_as_it_is_written(tmp_path: Path) -> None:
-    """For a round; by the command, whose standard output is JSON alone."""
-    text = find_recipe("acmil").text.replace("rounds = 20", "rounds = 1")
-    process = start(tmp_path, "--sites", "2", "--workers", "2", "--json", text=text, stderr=subprocess.PIPE)
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    lines = [json.loads(line) for line in output.splitlines()]
-    assert lines[-1]["kind"] == "result"
-    assert set(lines[-1]["summary"]["test"]) == {"site-001", "site-002"}
-    (finished,) = [line for line in lines if line["kind"] == "round_finished"]
-    assert finished["contributed"] == ["site-001", "site-002"]
-
-
 def test_a_simulation_that_was_killed_goes_on(tmp_path: Path) -> None:
+    """The simulation of a recipe, once with its output for programs."""
+    recipe = find_recipe("acmil").text.replace("rounds = 20", "rounds = 4")
     whole = ["--sites", "6", "--workers", "2", "--out"]
-    end(start(tmp_path, *whole, "undisturbed"))
-    killed = start(tmp_path, *whole, "killed")
+    told = [
+        json.loads(line) for line in end(start(tmp_path, *whole, "undisturbed", "--json", text=recipe)).splitlines()
+    ]
+    assert [line["kind"] for line in told].count("round_finished") == 4
+    assert told[-1]["kind"] == "result"
+    assert len(told[-1]["summary"]["test"]) == 6
+    killed = start(tmp_path, *whole, "killed", text=recipe)
     wait_until(lambda: bool(list(tmp_path.glob("killed/runs/*/rounds/0002.json"))), "round 2 is done")
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     if killed.stdout is not None:
         killed.stdout.close()
-    output = end(start(tmp_path, *whole, "killed"))
+    output = end(start(tmp_path, *whole, "killed", text=recipe))
     assert "rounds are done already" in output
     results = []
     for name in ("undisturbed", "killed"):
