@@ -68,7 +68,7 @@ class Trial:
         uid, gid = service["user"].split(":")
         without = f"--reuid {uid} --regid {gid} --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all"
         variables = " ".join(f"{key}='{value}'" for key, value in self.environment(name).items())
-        words = service["command"]; words = words[:words.index("--metrics-port")]; command = " ".join(["fedpath", *words])
+        command = " ".join(["fedpath", *service["command"]])
         return f"exec setpriv {without} env --chdir=/var/lib/fedpath -i {variables} {command}"
 
 
