@@ -76,6 +76,7 @@ def machine(folder: Path, root: Root) -> Iterator[Machine]:
             "exec unshare --cgroup sh -ec '",
             mounts,
             "mount -t tmpfs none /run && mkdir /run/lock && mount -t tmpfs none /tmp",
+            "mount --make-rshared /",  # as a machine has it; credentials reach a unit that way
             f"exec env -i container=fedpath PATH=/usr/sbin:/usr/bin:/sbin:/bin {_SYSTEMD} --unit=sysinit.target'",
         ]
     )

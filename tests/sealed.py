@@ -10,7 +10,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -31,7 +31,7 @@ class Root:
         folders: what lies where; those below a path that is read-only in `read_only`.
         read_only: targets that cannot be written to.
         memory: file systems in memory, by where they are, with options of mount.
-        hosts: names of this machine, beside localhost.
+        hosts: addresses of other machines, by name.
         sealed: nothing else can be written to.
     """
 
@@ -39,7 +39,7 @@ class Root:
     folders: Mapping[str, Path] = field(default_factory=dict)
     read_only: frozenset[str] = frozenset()
     memory: Mapping[str, str] = field(default_factory=dict)
-    hosts: Sequence[str] = ()
+    hosts: Mapping[str, str] = field(default_factory=dict)
     sealed: bool = False
 
     def script(self, then: str) -> str:
@@ -76,7 +76,7 @@ class Root:
             lines += [f"mkdir -p .{at}", f"mount --bind {shlex.quote(str(folder))} .{at}"]
             if at in self.read_only:
                 lines.append(f"mount -o remount,bind,ro .{at}")
-        lines += [f"echo '127.0.0.1 {name}' >> etc/hosts" for name in self.hosts]
+        lines += [f"echo '{address} {name}' >> etc/hosts" for name, address in self.hosts.items()]
         lines += ["mkdir -p .old", "pivot_root . .old", "cd /", "umount -l /.old", "rmdir /.old"]
         lines += [f"echo {BASE}/lib > /etc/ld.so.conf.d/python.conf", "ldconfig"]
         if self.sealed:
@@ -87,6 +87,37 @@ class Root:
 @contextmanager
 def network() -> Iterator[Path]:
     """A network of its own with nothing but a loopback: any port is free there, and nothing outside is reached."""
+    with _namespace() as process:
+        yield Path(f"/proc/{process}/ns/net")
+
+
+@contextmanager
+def bridged(names: Sequence[str]) -> Iterator[dict[str, tuple[Path, str]]]:
+    """A network for each name, all of them on one bridge, as containers of one project have them.
+
+    Yields:
+        Of each name the network and its address.
+    """
+    with ExitStack() as stack:
+        hub = ("nsenter", f"--net=/proc/{stack.enter_context(_namespace())}/ns/net", "ip")
+        _run(*hub, "link", "add", "bridge", "type", "bridge")
+        _run(*hub, "link", "set", "bridge", "up")
+        made = {}
+        for number, name in enumerate(names, 2):
+            process = stack.enter_context(_namespace())
+            inside = ("nsenter", f"--net=/proc/{process}/ns/net", "ip")
+            address, end = f"10.215.1.{number}", f"end{number}"
+            _run(*hub, "link", "add", end, "type", "veth", "peer", "name", "eth0", "netns", str(process))
+            _run(*hub, "link", "set", end, "master", "bridge", "up")
+            _run(*inside, "address", "add", f"{address}/24", "dev", "eth0")
+            _run(*inside, "link", "set", "eth0", "up")
+            made[name] = (Path(f"/proc/{process}/ns/net"), address)
+        yield made
+
+
+@contextmanager
+def _namespace() -> Iterator[int]:
+    """A network namespace with a loopback; the number of the process that holds it."""
     script = "ip link set lo up && echo up && cat >/dev/null"
     holder = subprocess.Popen(
         ["unshare", "--net", "sh", "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE
@@ -94,10 +125,15 @@ def network() -> Iterator[Path]:
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == b"up\n"
-        yield Path(f"/proc/{holder.pid}/ns/net")
+        yield holder.pid
     finally:
         holder.kill()
         holder.communicate()
+
+
+def _run(*words: str) -> None:
+    done = subprocess.run(words, capture_output=True, text=True, timeout=20, check=False)
+    assert done.returncode == 0, f"{' '.join(words)}: {done.stderr}"
 
 
 class Sealed:

@@ -1,13 +1,13 @@
 """deploy/compose as written: its commands, users, folders and limits, given to real processes without an engine.
 
 Each service has a root of its own that is read-only, user 10001 without rights, the volumes and file systems in memory
-that compose.yaml names, and the environment of the image; all share a network of nothing but a loopback.
+that compose.yaml names, the environment of the image, and a network of its own; a bridge joins them, and nothing else.
 """
 
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from command import fedpath
 from deploy_files import COMPOSE, ROOT, Dockerfile, compose
 from federation import Federation, wait_until
 from namespaces import needs_root
-from sealed import PREFIX, Root, Sealed, network
+from sealed import PREFIX, Root, Sealed, bridged
 
 pytestmark = [pytest.mark.system, needs_root]
 USER = 10001
@@ -33,7 +33,7 @@ class Trial:
     services: dict[str, Any]
     dockerfile: Dockerfile
 
-    def root(self, name: str) -> Root:
+    def root(self, name: str, addresses: Mapping[str, str]) -> Root:
         """What the container of a service would have."""
         service = self.services[name]
         folders, read_only = {}, set()
@@ -49,7 +49,7 @@ class Trial:
             folders,
             frozenset(read_only),
             memory,
-            hosts=["coordinator"],
+            hosts=addresses,
             sealed=service["read_only"],
         )
 
@@ -77,7 +77,7 @@ def trial(tmp_path: Path) -> Iterator[Trial]:
     """The trial of docs/containers.md: one coordinator, two hospitals, their credentials and small cohorts."""
     folder = tmp_path / "trial"
     with Federation(tmp_path, ["A", "B"], host="coordinator") as made:
-        made.configure(rounds=2, server='listen = "0.0.0.0:9443"')
+        made.configure(rounds=1, server='listen = "0.0.0.0:9443"')
         toml = made.toml.read_text().replace(f"coordinator:{made.port}", "coordinator:9443")
         made.toml.write_text(toml)
         told = fedpath("provision", "--config", made.toml, "--out", made.credentials)
@@ -110,11 +110,12 @@ def facts(process: Sealed) -> dict[str, str]:
 
 
 def test_compose_as_written(trial: Trial, tmp_path: Path) -> None:
-    with network() as net, ExitStack() as stack:
+    with bridged(list(trial.services)) as networks, ExitStack() as stack:
+        addresses = {name: address for name, (_, address) in networks.items()}
         running: dict[str, Sealed] = {}
         for name in trial.services:
             running[name] = stack.enter_context(
-                Sealed(trial.root(name), net, tmp_path / f"{name}.log", trial.words(name))
+                Sealed(trial.root(name, addresses), networks[name][0], tmp_path / f"{name}.log", trial.words(name))
             )
         submit = ["run", "submit", "--config", "/etc/fedpath/federation.toml", "--dir", "/var/lib/fedpath"]
         running["coordinator"].wait_for_output("serving the queue at 0.0.0.0:9443")

@@ -47,10 +47,11 @@ def installed(tmp_path: Path) -> Iterator[Machine]:
         host.install(tmp_path / "site.toml", "/etc/fedpath/sites/A/site.toml")
         for path in (made.credentials / "kits" / "A").iterdir():
             host.install(path, f"/etc/fedpath/sites/A/kit/{path.name}", mode="600")
-        if "PYTHONPATH" in os.environ:
-            (tmp_path / "env").write_text(f"PYTHONPATH={os.environ['PYTHONPATH']}\n")
-            host.install(tmp_path / "env", "/etc/fedpath/fedpath-server.env")
-            host.install(tmp_path / "env", "/etc/fedpath/sites/A/site.env")
+        code = f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}\n"
+        (tmp_path / "server.env").write_text(code)
+        (tmp_path / "site.env").write_text(f"{code}FEDPATH_METRICS_PORT=9466\n")  # the coordinator has 9464
+        host.install(tmp_path / "server.env", "/etc/fedpath/fedpath-server.env")
+        host.install(tmp_path / "site.env", "/etc/fedpath/sites/A/site.env")
         host("systemctl", "daemon-reload")
         yield host
 
