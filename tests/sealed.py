@@ -5,7 +5,6 @@ be given folders of its own at /etc/fedpath and /var/lib/fedpath, a read-only ro
 elsewhere is in the overlay. Only root can make them.
 """
 
-import os
 import shlex
 import subprocess
 import sys

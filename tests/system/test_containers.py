@@ -137,7 +137,9 @@ def test_compose_as_written(trial: Trial, tmp_path: Path) -> None:
         for name, process in running.items():
             health = trial.services[name]["healthcheck"]["test"]
             wait_until(
-                lambda p=process, h=health: p.run(*h[1:], environment={"PATH": f"{PREFIX}/bin:/usr/bin"}).returncode == 0,
+                lambda p=process, h=health: (
+                    p.run(*h[1:], environment={"PATH": f"{PREFIX}/bin:/usr/bin"}).returncode == 0
+                ),
                 f"{name} is healthy",
             )
         state = trial.folder / "volumes"

@@ -91,8 +91,10 @@ def test_units_as_written(installed: Machine) -> None:
     (done,) = re.findall(r"goes on after round (\d+)", host.journal(SERVER))
     assert int(done) >= 2
     wait_until(
-        lambda: host.journal(SERVER).count(f"round {int(done) + 1}: counted A") >= 1
-        and f"round {int(done) + 2}: counted A" in host.journal(SERVER).partition("goes on after")[2],
+        lambda: (
+            host.journal(SERVER).count(f"round {int(done) + 1}: counted A") >= 1
+            and f"round {int(done) + 2}: counted A" in host.journal(SERVER).partition("goes on after")[2]
+        ),
         "the run goes on",
     )
     host("systemctl", "stop", SERVER, SITE)
