@@ -8,6 +8,7 @@ from fedpath.core.exchange.messages import Describe, Encode, Order, RunFacts, Tr
 from fedpath.core.models.own import GROUP, find_own
 from fedpath.core.models.registry import is_built_in
 
+
 CODE_CAUSES = ("model", "own_model", "not_installed", "package")
 """Why an order is refused, in one word, where it is about the code that would run: a model that may not be trained, one of
 another package that may not run, is not installed, or is of another version."""
