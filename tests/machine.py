@@ -64,7 +64,8 @@ def machine(folder: Path, root: Root) -> Iterator[Machine]:
     groups = [_GROUPS / name / f"fedpath-test-{os.getpid()}" for name in (["unified", "systemd"] if hybrid else [""])]
     mounts = (
         "mount -t tmpfs none /sys/fs/cgroup && mkdir /sys/fs/cgroup/unified /sys/fs/cgroup/systemd\n"
-        "mount -t cgroup2 none /sys/fs/cgroup/unified && mount -t cgroup -o none,name=systemd none /sys/fs/cgroup/systemd"
+        "mount -t cgroup2 none /sys/fs/cgroup/unified\n"
+        "mount -t cgroup -o none,name=systemd none /sys/fs/cgroup/systemd"
         if hybrid
         else "mount -t cgroup2 none /sys/fs/cgroup"
     )

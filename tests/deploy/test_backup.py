@@ -1,4 +1,4 @@
-"""Copies of a coordinator's folder that were made while it ran: each goes on to the weights of the run it was taken of."""
+"""Copies of a coordinator's folder, made while it ran: each goes on to the weights of the run it was taken of."""
 
 import importlib.util
 import sqlite3
@@ -32,7 +32,7 @@ CONFIG: dict[str, Any] = {
     "task": {"labels": ["normal", "tumour"]},
     "features": {"encoder": "noise", "width": 8, "mpp": 0.5, "patch_px": 128},
     "model": {"name": "acmil", "options": {"inner": 4, "attention": 4}},
-    "training": {"rounds": 8, "learning_rate": 0.01},
+    "training": {"rounds": 4, "learning_rate": 0.01},
     "deadline": {"quorum_wait_s": 0.0},
 }
 

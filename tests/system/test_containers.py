@@ -7,9 +7,10 @@ that compose.yaml names, the environment of the image, and a network of its own;
 import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,15 @@ class Trial:
         command = " ".join(["fedpath", *service["command"]])
         return f"exec setpriv {without} env --chdir=/var/lib/fedpath -i {variables} {command}"
 
+    def is_healthy(self, name: str, process: Sealed) -> bool:
+        """Ask as the engine would."""
+        how, *words = self.services[name]["healthcheck"]["test"]
+        assert how == "CMD"
+        return process.run(*words, environment={"PATH": f"{PREFIX}/bin:/usr/bin"}).returncode == 0
+
 
 @pytest.fixture
-def trial(tmp_path: Path) -> Iterator[Trial]:
+def trial(tmp_path: Path) -> Trial:
     """The trial of docs/containers.md: one coordinator, two hospitals, their credentials and small cohorts."""
     folder = tmp_path / "trial"
     with Federation(tmp_path, ["A", "B"], host="coordinator") as made:
@@ -101,7 +108,7 @@ def trial(tmp_path: Path) -> Iterator[Trial]:
     for path in tmp_path.parents:  # of pytest's own, which are its user's alone
         if path.stat().st_uid == os.geteuid() and not path.stat().st_mode & 0o001 and path != Path("/"):
             path.chmod(path.stat().st_mode | 0o011)
-    yield Trial(folder, services, Dockerfile((ROOT / "deploy" / "docker" / "Dockerfile").read_text()))
+    return Trial(folder, services, Dockerfile((ROOT / "deploy" / "docker" / "Dockerfile").read_text()))
 
 
 def facts(process: Sealed) -> dict[str, str]:
@@ -135,13 +142,7 @@ def test_compose_as_written(trial: Trial, tmp_path: Path) -> None:
             assert process.run("touch", "/written", "/opt/fedpath/written").returncode != 0
         running["coordinator"].wait_for_output("is finished: best round")
         for name, process in running.items():
-            health = trial.services[name]["healthcheck"]["test"]
-            wait_until(
-                lambda p=process, h=health: (
-                    p.run(*h[1:], environment={"PATH": f"{PREFIX}/bin:/usr/bin"}).returncode == 0
-                ),
-                f"{name} is healthy",
-            )
+            wait_until(partial(trial.is_healthy, name, process), f"{name} is healthy")
         state = trial.folder / "volumes"
         (model,) = (state / "state").glob("runs/*/best.safetensors")
         for site in "ab":

@@ -1,4 +1,4 @@
-"""deploy/systemd as docs/systemd.md installs it, under a real systemd: rounds, a copy while it runs, going on from it."""
+"""deploy/systemd as docs/systemd.md installs it, under a real systemd: rounds, a copy meanwhile, going on from it."""
 
 import os
 import re
