@@ -91,6 +91,12 @@ def machine(folder: Path, root: Root) -> Iterator[Machine]:
                 print(made("journalctl", "--no-pager", "-o", "short-monotonic", "-u", "fedpath-*"))
     finally:
         for group in groups:
-            for path in sorted([group, *group.rglob("*/")], reverse=True):
-                with suppress(OSError):  # a process may take a moment to go; an empty group harms nobody
-                    path.rmdir()
+            wait_until(lambda group=group: _removed(group), f"{group} is empty")
+
+
+def _removed(group: Path) -> bool:
+    """Remove a group of processes that have ended; some take a moment."""
+    for path in sorted([group, *group.rglob("*/")], reverse=True):
+        with suppress(OSError):
+            path.rmdir()
+    return not group.exists()
