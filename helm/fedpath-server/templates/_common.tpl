@@ -30,6 +30,15 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end -}}
 
+{{- /* Of pods: without versions, so that a new chart alone begins no new pod. */ -}}
+{{- define "fedpath.podLabels" -}}
+{{ include "fedpath.selector" . }}
+app.kubernetes.io/part-of: fedpath
+{{- with .Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
 {{- define "fedpath.serviceAccountName" -}}
 {{- .Values.serviceAccount.name | default (ternary (include "fedpath.fullname" .) "default" .Values.serviceAccount.create) -}}
 {{- end -}}
@@ -101,40 +110,25 @@ affinity:
 {{- end }}
 {{- end -}}
 
-{{- /* The image's file system is read-only: what libraries cache goes into a volume that ends with the pod. */ -}}
 {{- define "fedpath.env" -}}
-- name: HOME
-  value: /var/cache/fedpath
-- name: XDG_CACHE_HOME
-  value: /var/cache/fedpath
-- name: MPLCONFIGDIR
-  value: /var/cache/fedpath/matplotlib
-- name: NUMBA_CACHE_DIR
-  value: /var/cache/fedpath/numba
-- name: PYTHONUNBUFFERED
-  value: "1"
 {{- range $name, $value := .Values.env }}
 - name: {{ $name }}
   value: {{ $value | quote }}
 {{- end }}
 {{- end -}}
 
+{{- /* The image's file system is read-only; its environment sends what libraries cache to /tmp. */ -}}
 {{- define "fedpath.scratchMounts" -}}
 - name: tmp
   mountPath: /tmp
-- name: cache
-  mountPath: /var/cache/fedpath
 {{- end -}}
 
 {{- define "fedpath.scratchVolumes" -}}
 - name: tmp
   emptyDir: {}
-- name: cache
-  emptyDir: {}
 {{- end -}}
 
-{{- /* Liveness asks whether the process answers at all, readiness whether it does its work: neither says anything about the
-other side, for a coordinator that is away is waited for and not mended by a restart. */ -}}
+{{- /* Started and alive: only a restart can help where it is not. Ready: see the values of each chart. */ -}}
 {{- define "fedpath.probes" -}}
 startupProbe:
   httpGet: { path: /health, port: metrics }
@@ -142,7 +136,7 @@ startupProbe:
   timeoutSeconds: 5
   failureThreshold: {{ div .Values.startupSeconds 5 | max 1 }}
 readinessProbe:
-  httpGet: { path: /health, port: metrics }
+  httpGet: { path: /health/ready, port: metrics }
   periodSeconds: 10
   timeoutSeconds: 5
   failureThreshold: 3

@@ -3,7 +3,7 @@
 {{- $root := .root -}}
 metadata:
   labels:
-{{- include "fedpath.labels" $root | nindent 4 }}
+{{- include "fedpath.podLabels" $root | nindent 4 }}
     app.kubernetes.io/component: ray
 spec:
   serviceAccountName: {{ include "fedpath.serviceAccountName" $root }}
@@ -29,8 +29,10 @@ spec:
     - name: {{ .container }}
       image: {{ include "fedpath.image" $root }}
       imagePullPolicy: {{ $root.Values.image.pullPolicy }}
+{{- with include "fedpath.env" $root }}
       env:
-{{- include "fedpath.env" $root | nindent 8 }}
+{{- . | nindent 8 }}
+{{- end }}
 {{- if eq .container "ray-head" }}
       ports:
         - { name: gcs, containerPort: 6379 }
