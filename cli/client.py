@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedpath.cli.monitor.options import HealthPort, MetricsPort, MonitorHost, monitored
 from fedpath.cli.plan import plan
 
 if TYPE_CHECKING:
@@ -25,6 +26,9 @@ def join(
     stay: Annotated[
         bool, typer.Option("--stay", help="Stay for later runs, also while the coordinator is away, until Ctrl-C.")
     ] = False,
+    metrics_port: MetricsPort = None,
+    health_port: HealthPort = None,
+    monitor_host: MonitorHost = "127.0.0.1",
 ) -> None:
     """Take part in a run, or with --stay in all: train here, send parameters, write down everything that leaves."""
     from fedpath.cli.importing import heavy_imports
@@ -32,6 +36,8 @@ def join(
     with heavy_imports():
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.client.agent.join import join as take_part
+        from fedpath.client.monitoring.monitor import Monitor
+        from fedpath.client.monitoring.watched import Watched
         from fedpath.core.config import load_site
         from fedpath.core.errors import ConfigError, RefusedError
         from fedpath.core.events import EventLog
@@ -43,7 +49,10 @@ def join(
             remedy="give the same name in both",
         )
     stop = stop_on_signals()
-    outcome = take_part(settings, kit, EventLog(settings.state / EVENTS_FILE, _say), stop, wait_s=wait, stay=stay)
+    monitor = Monitor(settings, kit, watched := Watched())
+    events = EventLog(settings.state / EVENTS_FILE, _say, monitor.heard)
+    with monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health):
+        outcome = take_part(settings, kit, events, stop, wait_s=wait, stay=stay, watched=watched)
     if outcome.refused is not None:
         raise RefusedError(
             f"the coordinator sent site {site} away: {outcome.refused}", remedy="mend what it says, then join again"

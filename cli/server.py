@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedpath.cli.monitor.options import HealthPort, MetricsPort, MonitorHost, monitored
+
 if TYPE_CHECKING:
     from fedpath.core.events import Event
 
@@ -16,6 +18,9 @@ def start(
     config: Annotated[Path, typer.Option(help="The coordinator's federation.toml.")],
     dir: Annotated[Path, typer.Option(help="The coordinator's folder: state, models, records.")],  # noqa: A002
     new: Annotated[bool, typer.Option("--new", help="Begin a new run, even if the last one is not finished.")] = False,
+    metrics_port: MetricsPort = None,
+    health_port: HealthPort = None,
+    monitor_host: MonitorHost = "127.0.0.1",
 ) -> None:
     """Wait for the hospitals, run the rounds of each stage, keep the models and the records.
 
@@ -27,12 +32,16 @@ def start(
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.core.config import load_federation
         from fedpath.core.events import EventLog
+        from fedpath.server.monitoring.monitor import Monitor
+        from fedpath.server.monitoring.watched import Watched
         from fedpath.server.start import EVENTS_FILE
         from fedpath.server.start import start as serve
 
     federation = load_federation(config)
-    events = EventLog(dir / EVENTS_FILE, _say)
-    folder, summary = serve(federation, dir, events, stop_on_signals(), new=new)
+    monitor = Monitor(federation, dir, watched := Watched())
+    events = EventLog(dir / EVENTS_FILE, _say, monitor.heard)
+    with monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health):
+        folder, summary = serve(federation, dir, events, stop_on_signals(), new=new, watched=watched)
     typer.echo(f"models and records: {folder / summary.get('folder', '')}")
     stage = f"stage {summary['stage']}: " if "stage" in summary else ""
     typer.echo(f"{stage}best round {summary['best_round']}, validation AUC {_figure(summary['validation_auc'])}")
@@ -47,6 +56,9 @@ def serve_queue(
     parallel: Annotated[
         int | None, typer.Option(min=1, help="Runs side by side, where hospitals allow it; server.parallel by default.")
     ] = None,
+    metrics_port: MetricsPort = None,
+    health_port: HealthPort = None,
+    monitor_host: MonitorHost = "127.0.0.1",
 ) -> None:
     """Work through the queue of `fedpath run submit`, until Ctrl-C; hospitals stay with `fedpath client join --stay`.
 
@@ -56,12 +68,16 @@ def serve_queue(
     from fedpath.core.config import load_federation
     from fedpath.core.errors import StoppedError
     from fedpath.core.events import EventLog
+    from fedpath.server.monitoring.monitor import Monitor
+    from fedpath.server.monitoring.watched import Watched
     from fedpath.server.serve import serve as work
     from fedpath.server.start import EVENTS_FILE
 
     federation = load_federation(config)
-    events, stop = EventLog(dir / EVENTS_FILE, _say_of_run), stop_on_signals()
-    work(federation, dir, events, stop, parallel=parallel or federation.server.parallel)
+    monitor = Monitor(federation, dir, watched := Watched())
+    events, stop = EventLog(dir / EVENTS_FILE, _say_of_run, monitor.heard), stop_on_signals()
+    with monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health):
+        work(federation, dir, events, stop, parallel=parallel or federation.server.parallel, watched=watched)
     raise StoppedError("runs that were served are in the queue again")
 
 

@@ -9,6 +9,12 @@ from fedpath.core.models.own import GROUP, find_own
 from fedpath.core.models.registry import is_built_in
 
 
+CODE_CAUSES = ("model", "own_model", "not_installed", "package")
+"""Why an order is refused, in one word, where it is about the code that would run: a model that may not be trained, one of
+another package that may not run, is not installed, or is of another version."""
+CAUSES = (*CODE_CAUSES, "federation", "fine_tune", "parallel", "epochs", "other")
+
+
 def check_order(policy: PolicySection, order: Order, *, site: str, federation: str) -> None:
     """Check an order against the hospital's policy.
 
@@ -25,16 +31,18 @@ def check_order(policy: PolicySection, order: Order, *, site: str, federation: s
         ConfigError: two packages installed here name the model.
     """
 
-    def refuse(reason: str, remedy: str = "agree on it, then change [policy] in site.toml") -> RefusedError:
-        return RefusedError(f"site {site} refuses: {reason}", remedy=remedy)
+    def refuse(reason: str, cause: str, remedy: str = "agree on it, then change [policy] in site.toml") -> RefusedError:
+        return RefusedError(f"site {site} refuses: {reason}", remedy=remedy, cause=cause)
 
     facts = order.facts
     if facts.federation != federation:
-        raise refuse(f"the order is of federation '{facts.federation}', the kit of '{federation}'")
+        raise refuse(f"the order is of federation '{facts.federation}', the kit of '{federation}'", "federation")
     if policy.federations is not None and facts.federation not in policy.federations:
-        raise refuse(f"federation '{facts.federation}' is not among those it takes part in")
+        raise refuse(f"federation '{facts.federation}' is not among those it takes part in", "federation")
     if facts.stage is not None and facts.stage.kind in _TUNING and not policy.fine_tune:
-        raise refuse(f"stage '{facts.stage.name}' is one of fine-tuning, and no encoder may be fine-tuned here")
+        raise refuse(
+            f"stage '{facts.stage.name}' is one of fine-tuning, and no encoder may be fine-tuned here", "fine_tune"
+        )
     if not isinstance(order, Encode):  # which trains nothing
         _check_model(policy, facts, refuse)
     if isinstance(order, Describe | Train | Encode):
@@ -42,9 +50,9 @@ def check_order(policy: PolicySection, order: Order, *, site: str, federation: s
         if 1 + len(others) > policy.max_parallel_runs:
             several = f"{len(others)} other runs" if len(others) > 1 else f"run {others[0]}"
             limit = f"it takes part in {policy.max_parallel_runs} at the same time (policy.max_parallel_runs)"
-            raise refuse(f"run {facts.run} is side by side with {several}; {limit}")
+            raise refuse(f"run {facts.run} is side by side with {several}; {limit}", "parallel")
     if isinstance(order, Train) and facts.local.steps is None and order.local_epochs > policy.max_local_epochs:
-        raise refuse(f"{order.local_epochs} local epochs exceed its limit of {policy.max_local_epochs}")
+        raise refuse(f"{order.local_epochs} local epochs exceed its limit of {policy.max_local_epochs}", "epochs")
 
 
 def check_steps(policy: PolicySection, steps: int, slides: int, a_step: int, *, site: str) -> None:
@@ -65,6 +73,7 @@ def check_steps(policy: PolicySection, steps: int, slides: int, a_step: int, *, 
             f"site {site} refuses: {steps} steps are more than {policy.max_local_epochs} passes over its slides, its "
             "limit",
             remedy="lower local.steps in federation.toml, or raise policy.max_local_epochs in site.toml",
+            cause="epochs",
         )
 
 
@@ -75,7 +84,7 @@ _TUNING = ("fine-tune", "encode")
 def _check_model(policy: PolicySection, facts: RunFacts, refuse: Callable[..., RefusedError]) -> None:
     """Check that the order's model may be trained here."""
     if policy.models is not None and facts.model.name not in policy.models:
-        raise refuse(f"model '{facts.model.name}' is not among those that may be trained here")
+        raise refuse(f"model '{facts.model.name}' is not among those that may be trained here", "model")
     if not is_built_in(facts.model.name):
         _check_own_model(policy, facts, refuse)
 
@@ -87,15 +96,19 @@ def _check_own_model(policy: PolicySection, facts: RunFacts, refuse: Callable[..
     """
     name = facts.model.name
     if name not in policy.own_models:
-        raise refuse(f"model '{name}' is none of fedpath's here, and not among the own_models that may run")
+        raise refuse(
+            f"model '{name}' is none of fedpath's here, and not among the own_models that may run", "own_model"
+        )
     own = find_own(name)
     if own is None:
         raise refuse(
             f"no package installed here names model '{name}' (entry point '{name}' of group {GROUP})",
+            "not_installed",
             f"install {facts.package or 'the package that the coordinator has it from'}",
         )
     if facts.package is not None and facts.package != own.origin:
         raise refuse(
             f"model '{name}' is of {own.origin} here, of {facts.package} at the coordinator",
+            "package",
             f"install {facts.package}, or let the coordinator install {own.origin}",
         )

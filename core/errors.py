@@ -52,9 +52,18 @@ class ConnectionFailedError(FedpathError):
 
 
 class RefusedError(FedpathError):
-    """One side does not accept what the other sent: policy, feature contract, update checks."""
+    """One side does not accept what the other sent: policy, feature contract, update checks.
+
+    Args:
+        message, remedy: as of any error.
+        cause: the same in one word of a few that whoever raises it names, for counting.
+    """
 
     exit_code = 5
+
+    def __init__(self, message: str, *, remedy: str, cause: str = "other") -> None:
+        super().__init__(message, remedy=remedy)
+        self.cause = cause
 
 
 class StoppedError(FedpathError):

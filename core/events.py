@@ -51,12 +51,14 @@ class EventLog:
         """Record an event now."""
         event = Event(kind, time.time(), values)
         line = json.dumps({"kind": kind, "at": event.at, **values}) + "\n"
-        with self._lock:
-            if self._file is not None:
-                with naming(Path(self._file.name)):
-                    self._file.write(line)
-        for listener in self._listeners:
-            listener(event)
+        try:
+            with self._lock:
+                if self._file is not None:
+                    with naming(Path(self._file.name)):
+                        self._file.write(line)
+        finally:  # a disk that is full is no reason for nobody to hear what has happened
+            for listener in self._listeners:
+                listener(event)
 
     def close(self) -> None:
         """Close the file."""

@@ -12,7 +12,12 @@ from typing import Protocol
 
 from fedpath.core.exchange.messages import Describe, Description, Encode, Finish, Order, Receipt, Refusal, Refuse, Train
 from fedpath.core.exchange.wire import Arrays
+from fedpath.core.monitoring.pulse import Pulse
 from fedpath.server.talk import Asked, Reply, Talk
+
+
+_QUIET_S = 600.0
+"""How long a run may neither look who is there nor listen: it reads and hashes models, checks a large update."""
 
 
 class Connected(Talk, Protocol):
@@ -44,10 +49,12 @@ class Attendance:
     Args:
         talk: with all sites.
         limits: what sites allowed when they were last here, by site.
+        pulse: gets a sign of life of a run whenever it looks who is there or listens.
     """
 
-    def __init__(self, talk: Connected, limits: Mapping[str, int] | None = None) -> None:
+    def __init__(self, talk: Connected, limits: Mapping[str, int] | None = None, pulse: Pulse | None = None) -> None:
         self._talk, self._lock = talk, threading.Lock()
+        self.pulse = pulse or Pulse()
         self._sites: dict[str, _Site] = {site: _Site(limit=limit) for site, limit in (limits or {}).items()}
 
     def line(self, run: str) -> "Line":
@@ -75,6 +82,7 @@ class Attendance:
             for known in self._sites.values():
                 known.runs.discard(run)
                 known.parted.pop(run, None)
+        self.pulse.over(run)
 
     def here(self, run: str, online: Collection[str]) -> set[str]:
         """Return those of the sites online that are there for a run."""
@@ -144,6 +152,7 @@ class Line:
 
     def online(self) -> set[str]:
         """Return the sites that are there for this run."""
+        self._attendance.pulse.beat(self._run, _QUIET_S)
         return self._attendance.here(self._run, self._talk.online())
 
     def post(self, orders: Mapping[str, Order], arrays: Arrays, ttl_s: float) -> list[Asked]:
@@ -163,6 +172,7 @@ class Line:
 
     def next_reply(self, asked: Collection[Asked], timeout_s: float) -> Reply | None:
         """Return the answer of whoever is first, or None when the time is up."""
+        self._attendance.pulse.beat(self._run, timeout_s + _QUIET_S)
         reply = self._talk.next_reply(asked, timeout_s)
         if reply is not None and (order := self._open.pop(reply.asked, None)) is not None:
             self._attendance.answered(self._run, order, reply)

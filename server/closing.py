@@ -75,6 +75,9 @@ class Close:
                 tests = self._ask(standing, standing.best.round, self._folder.best_model(standing), sites, "test")
             closing = Closing(validation=closing.validation, test=tests)
             self._folder.keep_closing(closing)
+            if tests:
+                auc, loss = weighted(tests, "auc"), weighted(tests, "loss")
+                self._events.emit("tested", round=standing.best.round, auc=auc, loss=loss)
         return closing
 
     def say_goodbye(self, standing: Standing, sites: list[str], *, more: bool) -> list[str]:

@@ -28,6 +28,7 @@ from flwr.common.constant import (
     NOOP_ACCOUNT_NAME,
     NOOP_FLWR_AID,
     SUPERLINK_NODE_ID,
+    TIMESTAMP_HEADER,
     TRANSPORT_TYPE_GRPC_RERE,
     ErrorCode,
     SubStatus,
@@ -58,6 +59,7 @@ from fedpath.core.exchange.wire import BLOB, REASON_HEADER
 from fedpath.server.database import explained
 from fedpath.server.listener import App, Listener, Receive, Scope, Send, answer
 from fedpath.server.tensors import Tensors
+from fedpath.server.traffic import Traffic, moment_in
 
 _TASK_HEARTBEAT_S = 20.0
 _MOVING_S = 12.0
@@ -68,6 +70,7 @@ _UPLOADS = frozenset({"/v1/fleet/push-messages", "/v1/fleet/push-object"})
 _OK, _PRECONDITION_FAILED = 200, 412
 _REASON = REASON_HEADER.encode()
 _KEY_HEADER = FLEET_HTTP_PUBLIC_KEY_HEADER.encode()
+_TIME_HEADER = TIMESTAMP_HEADER.encode()
 
 
 Moved = Callable[[str, str, int, int], None]
@@ -133,6 +136,7 @@ class FlowerServer:
         self._listener = listener
         self._moved = moved
         self.tensors = Tensors(database.parent, public_keys, self._note_move)
+        self.traffic = Traffic(public_keys)
         self._public_keys = dict(public_keys)
         self._sites: dict[int, str] = {}
         for site, key in public_keys.items():
@@ -152,7 +156,8 @@ class FlowerServer:
 
     def __enter__(self) -> Self:
         self._end_earlier_runs()
-        self._listener.start(_Watched(self._app, self._public_keys, self), self.tensors.app)
+        watched = _Watched(self._app, self._public_keys, self)
+        self._listener.start(watched, self.traffic.of_files(self.tensors.app))
         self._open_run()
         self._heart.start()
         return self
@@ -430,12 +435,16 @@ class _Watched:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one request on, or answer it here."""
         path = scope["path"] if scope["type"] == "http" else ""
-        site = self._sites.get(dict(scope["headers"]).get(_KEY_HEADER, b"")) if path else None
+        headers = dict(scope["headers"]) if path else {}
+        site = self._sites.get(headers.get(_KEY_HEADER, b""))
         if path.startswith("/v1/fleet/") and site is None:
+            self._server.traffic.note_unregistered()
             return await answer(send, 401, [(_REASON, b"unregistered")])
 
         if path == _NEXT and site is not None:
             await run_in_threadpool(self._server.uploaded, site)
+        if site is not None:
+            receive, send = self._server.traffic.counted(site, moment_in(headers.get(_TIME_HEADER)), receive, send)
         before: set[str] = set()
         if path == _ACTIVATE and site is not None:
             before = await run_in_threadpool(self._server.open_at, site)

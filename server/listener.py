@@ -11,7 +11,8 @@ import re
 import socket
 import ssl
 import threading
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,8 @@ class FleetOnly:
 
     def __init__(self, app: App, tensors: App | None = None) -> None:
         self._app, self._tensors = app, tensors
+        self.refused: Counter[str] = Counter(dict.fromkeys(("not_served", "length", "too_large"), 0))
+        """Requests that were answered here, unread."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass one connection on, or answer it here."""
@@ -48,18 +51,22 @@ class FleetOnly:
             return await self._app(scope, receive, send)
         tensors = self._tensors if scope["type"] == "http" and _TENSORS.fullmatch(scope["path"]) else None
         if tensors is None and (scope["type"] != "http" or not _PUBLIC.fullmatch(scope["path"])):
-            return await answer(send, 404)
+            return await self._refuse(send, "not_served", 404)
         headers = dict(scope["headers"])
         length = headers.get(b"content-length", b"")
         # Flower's client always states the length; a body of unknown length could grow without bound.
         bodiless = ("GET",) if tensors is None else ("GET", "HEAD")
         if b"transfer-encoding" in headers or (scope["method"] not in bodiless and not length.isdigit()):
-            return await answer(send, 411)
+            return await self._refuse(send, "length", 411)
         if tensors is not None:
             return await tensors(scope, receive, send)
         if length and int(length) > BODY_LIMIT:
-            return await answer(send, 413)
+            return await self._refuse(send, "too_large", 413)
         return await self._app(scope, receive, send)
+
+    async def _refuse(self, send: Send, reason: str, status: int) -> None:
+        self.refused[reason] += 1
+        await answer(send, status)
 
 
 async def answer(send: Send, status: int, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
@@ -91,6 +98,7 @@ class Listener:
                 remedy="make it again with `fedpath provision`",
             ) from None
         self._socket = _bind(host, port)
+        self._filter: FleetOnly | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -99,11 +107,24 @@ class Listener:
         """The port that is bound."""
         return int(self._socket.getsockname()[1])
 
+    @property
+    def is_up(self) -> bool:
+        """Whether connections are accepted."""
+        return (
+            self._thread is not None and self._thread.is_alive() and self._server is not None and self._server.started
+        )
+
+    @property
+    def refused(self) -> Mapping[str, int]:
+        """Requests that were refused unread, by "not_served", "length" and "too_large"."""
+        return {} if self._filter is None else dict(self._filter.refused)
+
     def start(self, app: App, tensors: App | None = None) -> None:
         """Serve ``app``, and ``tensors`` beside it, and return when connections are accepted."""
+        self._filter = FleetOnly(app, tensors)
         server = uvicorn.Server(
             uvicorn.Config(
-                FleetOnly(app, tensors),
+                self._filter,
                 log_config=None,
                 access_log=False,
                 ws="none",

@@ -125,6 +125,8 @@ class Round:
         """Sites that were refused and have left since: when they are back, something was mended."""
         self._could_not: dict[str, list[float]] = {}
         """When each site said that it could not do what was asked."""
+        self._causes: dict[str, str] = {}
+        """Why what a site sent does not count, in one word (`fedpath.core.exchange.checks.CAUSES`, or "site")."""
         self._waits_since: float | None = None
         self._reported = -math.inf
 
@@ -268,6 +270,7 @@ class Round:
                     done = self._checked(reply, update, pending, part)
                 except RefusedError as error:
                     self._spool.drop(site)
+                    self._causes[site] = error.cause
                     done = part(outcome="refused", reason=error.message)
                     self._note("refused", site, done)
                     return done
@@ -279,6 +282,7 @@ class Round:
             case answer:
                 if isinstance(answer, Refusal):
                     self._could_not.setdefault(site, []).append(time.monotonic())
+                self._causes[site] = "site"
                 done = part(outcome="refused", reason=reply.instead)
                 self._note("refused", site, done)
                 return done
@@ -296,12 +300,13 @@ class Round:
             raise RefusedError(
                 f"site {site}, round {self._plan.round}: its update is of round {pending.round}, too old to count",
                 remedy="raise late.most_rounds, or give the site less work a round",
+                cause="stale",
             )
         _, sha256 = self._spool.keep(reply)
         try:
             arrays = self._spool.open(site)
         except RefusedError as error:
-            raise refused(site, pending.round, error.message) from None
+            raise refused(site, pending.round, error.message, "unreadable") from None
         with arrays:
             expected, entitled = self._plan.expected(pending.round), self._plan.entitled[site]
             check_form(site, update, arrays, expected=expected, entitled=entitled)
@@ -309,7 +314,9 @@ class Round:
                 norms = measure(arrays, base.model)
             except RefusedError as error:
                 raise RefusedError(
-                    f"site {site}, round {pending.round}: update refused: {error.message}", remedy=error.remedy
+                    f"site {site}, round {pending.round}: update refused: {error.message}",
+                    remedy=error.remedy,
+                    cause=error.cause,
                 ) from None
         check_change(site, pending.round, norms, self._config.aggregation.max_update_norm)
         return part(
@@ -363,6 +370,7 @@ class Round:
             round=self._plan.round,
             site=site,
             reason=part.reason,
+            cause=self._causes.pop(site, None),
             of_round=part.of_round,
             training_loss=part.training_loss,
             validation_auc=validation.auc if validation is not None else None,

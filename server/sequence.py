@@ -76,6 +76,7 @@ class Sequence:
             rounds=self._config.training.rounds,
             sites=sorted(sites),
             deadline_s=plan.deadline_s,
+            quorum=plan.quorum,
         )
         adding = combiner(standing.model, self._config.aggregation, self._engine)
         heard = Round(
@@ -91,12 +92,15 @@ class Sequence:
             self._stop,
         ).hear(sites)
         began = time.monotonic()
+        self._events.emit("combining", round=round_)
         combined = adding.result()
         model, state = self._step(standing, combined.arrays, heard, spool, entitled)
         heard.aggregation_s += time.monotonic() - began
         manifest = self._manifest(round_, plan, heard, model, state, time.monotonic() - started)
         manifest = manifest.model_copy(update={"patients": _rounded(combined.patients), "chosen": combined.chosen})
+        self._events.emit("keeping", round=round_)
         self._folder.keep_round(manifest, standing, model, state)
+        self._events.emit("checkpoint_kept", round=round_)
         if combined.too_few:
             needed = self._config.aggregation.updates_needed
             self._events.emit("groups_left", round=round_, groups=combined.too_few, needed=needed)
@@ -106,6 +110,8 @@ class Sequence:
             "round_finished",
             round=round_,
             seconds=manifest.seconds,
+            aggregation_s=manifest.aggregation_s,
+            training_loss=_training_loss(manifest),
             answered=manifest.counted(),
             contributed=sorted(manifest.contributed()),
         )
@@ -205,6 +211,17 @@ class Sequence:
             deadline_s=plan.deadline_s,
             run=self._facts.run,
         )
+
+
+def _training_loss(manifest: RoundManifest) -> float | None:
+    """Return the sites' training loss: its mean over those that counted, weighted by the patients trained on."""
+    losses = {
+        site: (part.training_loss, max(part.patients.values(), default=0))
+        for site, part in manifest.sites.items()
+        if part.outcome == "answered" and part.training_loss is not None
+    }
+    patients = sum(count for _, count in losses.values())
+    return sum(loss * count for loss, count in losses.values()) / patients if patients else None
 
 
 def _control_of(standing: Standing) -> Arrays:

@@ -22,10 +22,12 @@ from typing import Any
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import FedpathError
 from fedpath.core.events import EventLog
+from fedpath.core.monitoring.children import Mailbox
 from fedpath.server.attendance import Attendance
 from fedpath.server.conversation import Conversation
 from fedpath.server.execute import execute
 from fedpath.server.listener import Listener
+from fedpath.server.monitoring.watched import Watched
 from fedpath.server.provision import load_server_credentials
 from fedpath.server.queue import choose
 from fedpath.server.registry.database import RegistryAwayError
@@ -37,9 +39,11 @@ from fedpath.server.registry.requests import check_coordinator, write_folder
 from fedpath.server.registry.tables import NEVER, Coordinator, Run
 from fedpath.server.runs import RUNS_FOLDER
 from fedpath.server.stages import check_models
-from fedpath.server.start import flower_server, let_sites_leave, open_registry
+from fedpath.server.start import CHILDREN, flower_server, let_sites_leave, open_registry
 
 _LOOK_S = 0.5
+_LOOP, _QUIET_S = "the queue", 600.0
+"""Its name among the signs of life, and how long it may give none: it prepares a run's folder, asks a slow database."""
 _BEAT_EVERY = 10
 """Looks between two signs of life."""
 
@@ -52,7 +56,15 @@ class _Served:
     ended: "Future[dict[str, Any]]"
 
 
-def serve(config: FederationConfig, state: Path, events: EventLog, stop: threading.Event, *, parallel: int) -> None:
+def serve(
+    config: FederationConfig,
+    state: Path,
+    events: EventLog,
+    stop: threading.Event,
+    *,
+    parallel: int,
+    watched: Watched | None = None,
+) -> None:
     """Serve the queue until ``stop`` is set.
 
     Args:
@@ -61,21 +73,27 @@ def serve(config: FederationConfig, state: Path, events: EventLog, stop: threadi
         events: where progress is reported.
         stop: set it to end; runs that are served are put back into the queue, with everything kept.
         parallel: runs that may be served side by side.
+        watched: is filled in, for whoever watches.
 
     Raises:
         ConfigError: credentials, port, registry or folder do not allow a start.
     """
+    watched = watched or Watched()
     credentials = load_server_credentials(config.server.credentials, config.federation.sites)
     host, _, port = (config.server.listen or config.server.address).rpartition(":")
     # The port is one coordinator's: no other one serves the same queue at the same time.
     listener = Listener(host=host, port=int(port), certificate=credentials.certificate, key=credentials.key)
     state.mkdir(parents=True, exist_ok=True)
     registry = open_registry(config, state, events)
-    with flower_server(state, credentials, listener, events) as server:
+    with (
+        flower_server(state, credentials, listener, events) as server,
+        Mailbox(state, CHILDREN, events) as mailbox,
+    ):
+        watched.listener, watched.server, watched.registry, watched.mailbox = listener, server, registry, mailbox
         talk = Conversation(server)
         name = config.federation.name
         limits = {site: row.max_parallel_runs for site, row in registry.sites(name).items()}
-        attendance = Attendance(talk, limits)
+        attendance = Attendance(talk, limits, watched.pulse)
         queue = _Queue(config, state, registry, events, stop, parallel, talk, attendance)
         queue.take_up()
         events.emit("serving", address=f"{host}:{listener.port}", parallel=parallel, waiting=len(registry.queue(name)))
@@ -125,6 +143,7 @@ class _Queue:
         looks = 0
         while not self._stop.wait(_LOOK_S if looks else 0.0):
             looks += 1
+            self._attendance.pulse.beat(_LOOP, _QUIET_S)
             for served in list(self._served.values()):
                 served.follower.look()
                 if served.ended.done():
@@ -141,6 +160,7 @@ class _Queue:
 
     def end(self) -> None:
         """Stop the runs that are served; they go on when a coordinator is back."""
+        self._attendance.pulse.over(_LOOP)
         for served in self._served.values():
             served.follower.stop.set()
         for served in list(self._served.values()):

@@ -8,12 +8,14 @@ from typing import Any
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.events import EventLog
+from fedpath.core.monitoring.children import Mailbox
 from fedpath.server.attendance import Attendance
 from fedpath.server.conversation import Conversation
 from fedpath.server.database import explaining
 from fedpath.server.execute import execute
 from fedpath.server.flower import FlowerServer
 from fedpath.server.listener import Listener
+from fedpath.server.monitoring.watched import Watched
 from fedpath.server.provision import ServerCredentials, load_server_credentials
 from fedpath.server.registry.database import point_to
 from fedpath.server.registry.follow import EVENTS_FILE, Follower, Following, events_of
@@ -25,9 +27,18 @@ from fedpath.server.stages import check_models
 
 __all__ = ["EVENTS_FILE", "start"]
 
+CHILDREN = "children"
+"""Name of the socket on which child processes tell what they know, in the coordinator's folder."""
+
 
 def start(
-    config: FederationConfig, state: Path, events: EventLog, stop: threading.Event, *, new: bool = False
+    config: FederationConfig,
+    state: Path,
+    events: EventLog,
+    stop: threading.Event,
+    *,
+    new: bool = False,
+    watched: Watched | None = None,
 ) -> tuple[Path, dict[str, Any]]:
     """Serve one run of the federation, the unfinished one or a new one; return its folder and its summary.
 
@@ -37,6 +48,7 @@ def start(
         events: where progress is reported.
         stop: set it to end the run; everything so far is kept.
         new: begin a new run even if the last one is not finished.
+        watched: is filled in, for whoever watches.
 
     Raises:
         ConfigError: credentials, port, model, encoder, registry or folder do not allow a start, or federation.toml is
@@ -45,6 +57,7 @@ def start(
         OSError: the disk is full, or nobody may write there.
         DataError: what is in the folder is damaged.
     """
+    watched = watched or Watched()
     # First: an unknown model or option, or a wrong encoder, is found before any hospital is asked to wait.
     config = check_models(config)
     credentials = load_server_credentials(config.server.credentials, config.federation.sites)
@@ -53,15 +66,20 @@ def start(
     listener = Listener(host=host, port=int(port), certificate=credentials.certificate, key=credentials.key)
     run = open_run(config, state, new=new)
     registry = open_registry(config, state, events)
-    with flower_server(state, credentials, listener, events) as server:
+    with (
+        flower_server(state, credentials, listener, events) as server,
+        Mailbox(state, CHILDREN, events) as mailbox,
+    ):
+        watched.listener, watched.server, watched.registry, watched.mailbox = listener, server, registry, mailbox
         address = f"{host}:{listener.port}"
         events.emit("listening", address=address, run=run.name, sites=config.federation.sites, goes_on=run.begun)
         talk = Conversation(server)
-        attendance = Attendance(talk)
+        attendance = Attendance(talk, pulse=watched.pulse)
         follower = Follower(registry, _row(registry, config, run), run.folder, events, stop)
         with Following(follower):
             line, log = attendance.line(run.name), events_of(follower, events)
             summary = execute(config, run.name, run.folder, line, log, stop)
+        attendance.over(run.name)
         let_sites_leave(talk, attendance, stop)
     return run.folder, summary
 

@@ -12,14 +12,17 @@ from fedpath.core.exchange.parcel import Parcel, write_parcel
 from fedpath.core.exchange.wire import BLOB, Apart, Arrays, apart_from
 
 Handler = Callable[[Order, Arrays], tuple[Answer, Arrays]]
+Arrival = Callable[[Order, int, bool], None]
 Departure = Callable[[Parcel, Order, Answer, Arrays], None]
 
 
-def build_client_app(carry_out: Handler, leaving: Departure, carrier: Carrier) -> ClientApp:
+def build_client_app(carry_out: Handler, arrived: Arrival, leaving: Departure, carrier: Carrier) -> ClientApp:
     """Return the ClientApp of this process.
 
     Args:
         carry_out: does what an order asks.
+        arrived: called with every order before anything is done, with its bytes, and whether a file of them is still to
+            be fetched.
         leaving: called with every answer before it is handed to the network.
         carrier: fetches what travels apart from an order. What travels apart from an answer is for the caller to send,
             before the answer.
@@ -28,6 +31,8 @@ def build_client_app(carry_out: Handler, leaving: Departure, carrier: Carrier) -
 
     def handle(message: Message, _context: Context) -> Message:
         order, arrays, apart = order_in(message)
+        size = len(message.content.array_records[BLOB][BLOB].data) + (0 if apart is None else apart.size)
+        arrived(order, size, apart is not None)
         if apart is not None:
             arrays = carrier.fetch(apart)
         answer, trained = carry_out(order, arrays)

@@ -59,6 +59,7 @@ from fedpath.client.agent.presence import Presence
 from fedpath.client.agent.transfer import RunOverError
 from fedpath.core.errors import ConnectionFailedError, StoppedError
 from fedpath.core.exchange.wire import REASON_HEADER
+from fedpath.core.monitoring.pulse import Pulse
 
 Q = TypeVar("Q")
 T = TypeVar("T")
@@ -69,6 +70,9 @@ _RETRIED_STATUS = frozenset({408, 429, 500, 502, 503, 504})
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 10.0
 # Pieces of a message are asked for again this soon when the coordinator has not stored them yet.
 _PIECE_WAIT_S, _PIECE_WAIT_CAP_S, _PIECE_TOTAL_S = 0.02, 0.5, 600.0
+
+AGENT, _QUIET_S = "the agent", 300.0
+"""Its name among the signs of life, and how long it may give none between two calls, unless it works (phases say so)."""
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 
@@ -93,6 +97,7 @@ class FleetConnection:
         away: told once, with the reason, when the coordinator goes away, and with None when it is back.
         presence: of this site's agent: the only one, so one that the coordinator takes for connected is dead.
         patience_s: how long a coordinator that is away is tried again before giving up.
+        pulse: gets a sign of life with every call, and is told when the coordinator was heard.
 
     Raises:
         ConnectionFailedError: on entry, when the coordinator does not accept this site; later, when it stays away
@@ -108,7 +113,9 @@ class FleetConnection:
         away: Callable[[str | None], None],
         presence: Presence | None = None,
         patience_s: float = 300.0,
+        pulse: Pulse | None = None,
     ) -> None:
+        self._pulse = pulse or Pulse()
         self._kit, self._presence, self._patience_s = kit, presence, patience_s
         self._stop, self._away, self._is_away = stop, away, False
         self._public_key = public_key_to_bytes(kit.node_key.public_key())
@@ -236,6 +243,7 @@ class FleetConnection:
         while not self._closing.wait(_HEARTBEAT_S / 2):
             try:
                 self._client.SendNodeHeartbeat(request)
+                self._pulse.note_contact()
             except httpx.HTTPError as error:
                 # The next beat tries again; a coordinator that stays away is noticed by the main thread.
                 logging.getLogger(__name__).info("heartbeat not delivered: %s", error)
@@ -247,8 +255,10 @@ class FleetConnection:
         """Call, again and again while the coordinator is away, up to the patience."""
         wait, deadline = _FIRST_WAIT_S, time.monotonic() + self._patience_s
         while True:
+            self._pulse.beat(AGENT, _QUIET_S)
             try:
                 result = call()
+                self._pulse.note_contact()
                 self._note_away(None)
                 return result
             except httpx.TransportError as error:

@@ -3,6 +3,8 @@
 import math
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,9 +21,18 @@ from fedpath.client.agent.presence import Presence, presence
 from fedpath.client.agent.transfer import Carrier, RunOverError, Transfer
 from fedpath.client.agent.worker import Worker
 from fedpath.client.audit import AUDIT_FILE, AuditLog
+from fedpath.client.monitoring.causes import data_cause, order_cause
+from fedpath.client.monitoring.watched import Watched
 from fedpath.core.clinical.standard import ClinicalStatistics
 from fedpath.core.config import SiteConfig
-from fedpath.core.errors import ConfigError, ConnectionFailedError, FedpathError, RefusedError, StoppedError
+from fedpath.core.errors import (
+    ConfigError,
+    ConnectionFailedError,
+    DataError,
+    FedpathError,
+    RefusedError,
+    StoppedError,
+)
 from fedpath.core.events import EventLog
 from fedpath.core.exchange.encoding import in_words
 from fedpath.core.exchange.groups import CONTROL, group_of
@@ -38,6 +49,8 @@ from fedpath.core.exchange.messages import (
 )
 from fedpath.core.exchange.parcel import Parcel
 from fedpath.core.exchange.wire import Arrays
+from fedpath.core.monitoring.children import Mailbox
+from fedpath.core.monitoring.pulse import Pulse
 from fedpath.core.training.engines.launch import TrainingProcessError
 
 # Asked often while something is likely to come, seldom while the other sites are training.
@@ -66,6 +79,7 @@ def join(
     *,
     wait_s: float = 0.0,
     stay: bool = False,
+    watched: Watched | None = None,
 ) -> Outcome:
     """Take part in one run of the federation, or, with ``stay``, in all that come.
 
@@ -76,6 +90,7 @@ def join(
         stop: set it to leave; the order in hand is finished first.
         wait_s: how long to wait for a coordinator that cannot be reached yet; with ``stay``, as long as it takes.
         stay: stay when a run is over or has sent this site away, also while the coordinator is away.
+        watched: is filled in, for whoever watches.
 
     Raises:
         ConfigError: kit and site.toml do not belong together, or another agent works in this site's folder.
@@ -85,12 +100,23 @@ def join(
     """
     kit = load_kit(kit_folder)
     _check_identity(config, kit, kit_folder)
-    with presence(config.state, kit.federation, stop) as present:
-        return _join(config, kit, present, events, stop, wait_s, stay)
+    watched = watched or Watched()
+    with (
+        presence(config.state, kit.federation, stop) as present,
+        Mailbox(config.state, f"agent-{kit.federation}", events) as watched.mailbox,
+    ):
+        return _join(config, kit, present, events, stop, wait_s, stay, watched.pulse)
 
 
 def _join(
-    config: SiteConfig, kit: Kit, present: Presence, events: EventLog, stop: threading.Event, wait_s: float, stay: bool
+    config: SiteConfig,
+    kit: Kit,
+    present: Presence,
+    events: EventLog,
+    stop: threading.Event,
+    wait_s: float,
+    stay: bool,
+    pulse: Pulse,
 ) -> Outcome:
     """Take part, as the only agent of this site."""
     audit = AuditLog(config.state / AUDIT_FILE)
@@ -110,7 +136,7 @@ def _join(
 
     transfer = Transfer(kit, config.state / "transfer" / kit.federation, stop=stop, away=away, progress=moving)
     site = _Site(worker, audit, kit.address, events, transfer, stay=stay)
-    with FleetConnection(kit, stop=stop, away=away, presence=present, patience_s=patience_s) as connection:
+    with FleetConnection(kit, stop=stop, away=away, presence=present, patience_s=patience_s, pulse=pulse) as connection:
         events.emit("joined", federation=kit.federation, address=kit.address)
         site.serve(connection, stop)
     if not (site.outcome.finished or site.outcome.refused):
@@ -141,7 +167,7 @@ class _Site:
     ) -> None:
         self._audit, self._address, self._events, self._stay = audit, address, events, stay
         self._carrier = carrier
-        self._app: ClientApp = build_client_app(worker.carry_out, self._note_departure, carrier)
+        self._app: ClientApp = build_client_app(worker.carry_out, self._note_arrival, self._note_departure, carrier)
         self._order: Order | None = None
         self._parcel = Parcel(b"")
         self._leaving: dict[str, Any] = {}
@@ -154,6 +180,7 @@ class _Site:
         matter, and said here.
         """
         wait = _SHORTEST_WAIT_S
+        self._events.emit("phase", phase="waiting")
         while not (stop.is_set() or self.outcome.finished or self.outcome.refused):
             try:
                 message = connection.fetch()
@@ -162,7 +189,10 @@ class _Site:
                     wait = min(wait * _GROWTH, _LONGEST_WAIT_S)
                     continue
                 wait = _SHORTEST_WAIT_S
-                self._answer(connection, message)
+                try:
+                    self._answer(connection, message)
+                finally:
+                    self._events.emit("phase", phase="waiting")
             except RunOverError:
                 self._events.emit("order_dropped")
 
@@ -174,7 +204,7 @@ class _Site:
         except TrainingProcessError as error:
             # Nothing is wrong here that was not so before: it stays for the next order.
             self._send(connection, self._refusal(message, error), started)
-            self._events.emit("training_failed", reason=error.message, remedy=error.remedy)
+            self._events.emit("training_failed", reason=error.message, remedy=error.remedy, cause="process")
             return
         except (ConnectionFailedError, StoppedError):  # of the order's arrays: nobody is there to be told
             raise
@@ -182,7 +212,10 @@ class _Site:
             self._send(connection, self._refusal(message, error), started)
             if not self._stay:
                 raise
-            self._events.emit("order_failed", error=error.message, remedy=error.remedy)
+            about = data_cause(error) if isinstance(error, DataError) else None
+            self._events.emit(
+                "order_failed", error=error.message, remedy=error.remedy, cause=order_cause(error), about=about
+            )
             return
         try:
             self._send(connection, reply, started)
@@ -200,10 +233,18 @@ class _Site:
                 self.outcome.refused = reason
 
     def _send(self, connection: FleetConnection, reply: Message, started: float) -> None:
+        self._events.emit("phase", phase="sending")
         if self._parcel.file is not None and self._parcel.apart is not None:
             self._carrier.send(self._parcel.file, self._parcel.apart)
         connection.answer(reply, time.monotonic() - started)
         self._events.emit("sent", **self._leaving)
+
+    def _note_arrival(self, order: Order, size: int, fetches: bool) -> None:
+        """Tell what is asked."""
+        round_ = getattr(order, "round", None)
+        self._events.emit("order", order=order.kind, run=order.facts.run, round=round_, bytes=size)
+        if fetches:
+            self._events.emit("phase", phase="fetching")
 
     def _note_departure(self, parcel: Parcel, order: Order, answer: Answer, arrays: Arrays) -> None:
         """Write down what is about to leave, before it does: the file of its arrays first, if it has one."""
@@ -211,9 +252,19 @@ class _Site:
         round_ = getattr(order, "round", 0)
         self._leaving = {"what": answer.kind, "round": round_, "bytes": parcel.size}
         note = partial(self._audit.record, to=self._address, run=order.facts.run, round_=round_)
-        if parcel.apart is not None:
-            note(parcel.apart, kind=_ARRAYS, holds=f"the arrays of the {answer.kind} in the next line")
-        note(parcel.content, kind=answer.kind, holds=_in_words(answer, arrays))
+        with self._telling_of_audit():
+            if parcel.apart is not None:
+                note(parcel.apart, kind=_ARRAYS, holds=f"the arrays of the {answer.kind} in the next line")
+            note(parcel.content, kind=answer.kind, holds=_in_words(answer, arrays))
+
+    @contextmanager
+    def _telling_of_audit(self) -> Iterator[None]:
+        """Tell that what leaves cannot be written down, so that it does not leave."""
+        try:
+            yield
+        except (OSError, DataError) as error:
+            self._events.emit("audit_failed", error=str(error))
+            raise
 
     def _refusal(self, message: Message, error: FedpathError) -> Message:
         """Say that it did not work; the reason only where it is about the order and not about this hospital's data."""
@@ -231,7 +282,8 @@ class _Site:
         except RefusedError:
             self._parcel = Parcel(content)
             self._leaving = {"what": refusal.kind, "round": 0, "bytes": len(content)}
-            self._audit.record(content, to=self._address, run="", kind=refusal.kind, round_=0, holds=reason)
+            with self._telling_of_audit():
+                self._audit.record(content, to=self._address, run="", kind=refusal.kind, round_=0, holds=reason)
         else:
             self._note_departure(Parcel(content), order, refusal, {})
         return reply_to(message, content)

@@ -5,6 +5,7 @@ carries all it needs: a worker that is killed and started again answers the same
 """
 
 import hashlib
+import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -86,7 +87,11 @@ class Worker:
             DataError: this hospital's data does not allow it.
             TrainingProcessError: processes that train were lost, twice; the next order may fare better.
         """
-        check_order(self._config.policy, order, site=self._config.site.name, federation=self._federation)
+        try:
+            check_order(self._config.policy, order, site=self._config.site.name, federation=self._federation)
+        except RefusedError as error:
+            self._events.emit("order_refused", reason=error.cause, order=order.kind, says=error.message)
+            raise
         self._check_fields(order.facts)
         match order:
             case Describe():
@@ -103,7 +108,12 @@ class Worker:
                 self._events.emit("refused", reason=order.reason)
                 return Receipt(stays=self._stays), {}
 
+    def _begin(self, phase: str) -> None:
+        """Say what is done from now on."""
+        self._events.emit("phase", phase=phase)
+
     def _describe(self, facts: RunFacts) -> Description:
+        self._begin("describing")
         work = self._work(facts)
         if facts.local.method != "plain" and self._engine.kind != "torch":
             raise RefusedError(
@@ -131,10 +141,12 @@ class Worker:
             )
 
     def _train(self, order: Train, arrays: Arrays) -> tuple[Update, Arrays]:
+        self._begin("reading")
         came, work = self._came_with(order, arrays), self._work(order.facts)
         examples = work.examples("train")
         self._check_enough(order, examples)
         examples, validation = self._validate(order, work, came.fill, examples)
+        self._begin("training")
         trainer = partial(self._train_model, order, came, examples)
         model, result = self._trained(order.round, partial(work.train, order.learning_rate, came.fill, trainer))
         left = left_by(model, result.patients_by_group, result.mean_gradients, came.local)
@@ -197,6 +209,7 @@ class Worker:
 
         Its copy ends here: none is left on the device beside the one that is trained, for which memory was planned.
         """
+        self._begin("validating")
         model = work.build(order.learning_rate)
         fill(model)
         examples = self._without_few_records(model, examples, order.round)
@@ -230,21 +243,30 @@ class Worker:
     ) -> TrainResult:
         """Train a model as the order asks."""
 
+        told = time.monotonic()
+
         def progress(done: int, total: int, loss: float) -> None:
-            if done == total or done % max(1, total // 10) == 0:
+            nonlocal told
+            if done == total or done % max(1, total // 10) == 0 or time.monotonic() - told > _TELL_EVERY_S:
+                told = time.monotonic()
                 self._events.emit("step", round=order.round, done=done, total=total, loss=loss)
 
-        return train(
-            model,
-            examples,
-            self._settings(order, precision),
-            seed=self._seed(order),
-            span=((order.round - 1) / order.rounds, order.round / order.rounds),
-            device=self._device,
-            progress=progress,
-            engine=engine,
-            drift=came.terms(model),
-        )
+        try:
+            return train(
+                model,
+                examples,
+                self._settings(order, precision),
+                seed=self._seed(order),
+                span=((order.round - 1) / order.rounds, order.round / order.rounds),
+                device=self._device,
+                progress=progress,
+                engine=engine,
+                drift=came.terms(model),
+            )
+        except torch.OutOfMemoryError:
+            # Fine-tuning may go on with less; either way somebody may want to know.
+            self._events.emit("out_of_memory", round=order.round)
+            raise
 
     def _without_few_records(self, model: BagModel, examples: list[Example], round_: int) -> list[Example]:
         """Return the examples without clinical data, where so few patients have any that their number may not leave."""
@@ -256,6 +278,7 @@ class Worker:
         return without_clinical(examples)
 
     def _evaluate(self, order: Evaluate, arrays: Arrays) -> Evaluation:
+        self._begin("evaluating")
         work = self._work(order.facts)
         model = self._filled(work, order, arrays)
         metrics, routes = figures(model, work.examples(order.split), self._device, **self._terms)
@@ -266,9 +289,11 @@ class Worker:
         facts = order.facts
         if facts.stage is None or facts.stage.kind != "encode":
             raise _not_of_stage("encode", facts)
+        self._begin("encoding")
         return encode_again(facts, StageFolders(self._config, facts), self._data, self._device, self._events)
 
     def _finish(self, order: Finish, arrays: Arrays) -> Receipt:
+        self._begin("keeping")
         work = self._work(order.facts)
         kept = work.keep(self._filled(work, order, arrays), order.best_round)
         stage = None if order.facts.stage is None else order.facts.stage.name
@@ -319,6 +344,8 @@ def _not_of_stage(what: str, facts: RunFacts) -> RefusedError:
     )
 
 
+_TELL_EVERY_S = 10.0
+"""Progress of training is told at least so often, and ten times a round."""
 _ANY_RATE = 1.0
 """Of models that are not going to be trained."""
 

@@ -79,6 +79,9 @@ class Expected:
     """Whether changes of SCAFFOLD's control variates come along."""
 
 
+CAUSES = ("form", "counts", "not_finite", "norm", "untrained", "stale", "unreadable", "other")
+"""Why an update does not count, in one word: it is not of the form that was asked for; counts patients that it cannot have;
+holds NaN or infinity; changes the model too much; not at all; is of too old a round; is no file of arrays; anything else."""
 _STORED_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8"}
 
 
@@ -112,7 +115,7 @@ def check_form(site: str, header: Update, stated: Stated, *, expected: Expected,
         raise refuse(f"it counts patients for {sorted(header.patients)} but sends {sorted(groups)}")
     for group, patients in header.patients.items():
         if fault := entitled.fault_of(group, patients):
-            raise refuse(fault)
+            raise refuse(fault, "counts")
     if stated.changes != sends_changes(expected.exchange):
         raise refuse("it holds changes, not weights" if stated.changes else "it holds weights, not changes")
     for name in sorted(stated.names):
@@ -136,15 +139,17 @@ def check_change(site: str, round_: int, norms: Mapping[str, float], max_norm: f
         RefusedError: naming site and round.
     """
     if unmoved := sorted(group for group, norm in norms.items() if norm == 0):
-        raise refused(site, round_, f"group {unmoved[0]} is that of the global model: it was not trained")
+        raise refused(site, round_, f"group {unmoved[0]} is that of the global model: it was not trained", "untrained")
     norm = math.hypot(*norms.values())
     if max_norm is not None and norm > max_norm:
-        raise refused(site, round_, f"its change has norm {norm:.3g}, the limit is {max_norm:.3g}")
+        raise refused(site, round_, f"its change has norm {norm:.3g}, the limit is {max_norm:.3g}", "norm")
 
 
-def refused(site: str, round_: int, reason: str) -> RefusedError:
-    """Return the error that an update which does not count is refused with."""
-    return RefusedError(f"site {site}, round {round_}: update refused: {reason}", remedy="look at the log of that site")
+def refused(site: str, round_: int, reason: str, cause: str = "form") -> RefusedError:
+    """Return the error that an update which does not count is refused with; ``cause`` is one of `CAUSES`."""
+    return RefusedError(
+        f"site {site}, round {round_}: update refused: {reason}", remedy="look at the log of that site", cause=cause
+    )
 
 
 def check_encoded(site: str, header: Encoded, expected: FeaturesSection) -> None:

@@ -54,7 +54,9 @@ def _squares(name: str, values: F32, against: F32 | None, buffer: F32) -> float:
     if np.isfinite(square) and square > _TINY:
         return square
     if not np.isfinite(values).all():
-        raise RefusedError(f"{name} holds NaN or infinite values", remedy="look at the log of that site")
+        raise RefusedError(
+            f"{name} holds NaN or infinite values", remedy="look at the log of that site", cause="not_finite"
+        )
     exact = values.astype(np.float64)
     if against is not None:
         exact -= against

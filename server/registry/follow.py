@@ -54,6 +54,7 @@ class Follower:
         if not self.registry.move(self.run, known, "running", **values):
             return False
         write_record(self.run, self.folder)
+        self.events.emit("run_taken_up", run=self.run.run, rounds=self.run.rounds, done=self.run.done)
         return True
 
     def look(self) -> None:
@@ -93,6 +94,7 @@ class Follower:
         self.look()
         run = self.run
         state, values = _became(error, requeue=requeue and not self.stops)
+        self.events.emit("run_over", run=run.run, outcome=state)
         try:
             self.registry.move(run, (), state, **values)
         except RegistryAwayError as away:

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 
-from sqlalchemy import URL, delete, select, update
+from sqlalchemy import URL, delete, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -99,6 +99,12 @@ class Registry:
             query = query.where(Run.state.in_(states))
         with self._session() as session:
             return list(session.scalars(query))
+
+    def count(self, federation: str) -> dict[str, int]:
+        """Return how many runs a federation has in each state that any has."""
+        query = select(Run.state, func.count()).where(Run.federation == federation).group_by(Run.state)
+        with self._session() as session:
+            return {state: number for state, number in session.execute(query)}
 
     def federations(self) -> list[str]:
         """Return the federations that have runs or a coordinator here."""

@@ -1,0 +1,1 @@
+"""What can be seen of a coordinator from outside: Prometheus metrics and health."""
