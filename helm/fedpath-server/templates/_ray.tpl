@@ -39,6 +39,14 @@ spec:
         - { name: dashboard, containerPort: 8265 }
         - { name: client, containerPort: 10001 }
 {{- end }}
+      # Ray's own processes answer gRPC's health service; KubeRay's probes would need programs that the image lacks.
+{{- range $probe, $failures := dict "startupProbe" 60 "readinessProbe" 3 "livenessProbe" 12 }}
+      {{ $probe }}:
+        grpc: { port: 6380 }
+        periodSeconds: 5
+        timeoutSeconds: 5
+        failureThreshold: {{ $failures }}
+{{- end }}
       resources:
 {{- toYaml .values.resources | nindent 8 }}
       securityContext:
