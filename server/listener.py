@@ -19,6 +19,7 @@ from typing import Any
 import uvicorn
 
 from fedpath.core.errors import ConfigError, FederationError
+from fedpath.server.renewal import Renewal, context_of
 
 BODY_LIMIT = 8 * 1024 * 1024
 _START_TIMEOUT_S = 30.0
@@ -76,7 +77,7 @@ async def answer(send: Send, status: int, headers: Sequence[tuple[bytes, bytes]]
 
 
 class Listener:
-    """A TLS listener in a thread of its own.
+    """A TLS listener in a thread of its own; a certificate that is renewed meanwhile is taken up.
 
     Args:
         host: address to bind.
@@ -91,7 +92,7 @@ class Listener:
     def __init__(self, *, host: str, port: int, certificate: Path, key: Path) -> None:
         self._certificate, self._key = certificate, key
         try:
-            ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(certificate, key)
+            context_of(certificate, key)
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(
                 f"{certificate}: the server's certificate cannot be used: {error}",
@@ -101,6 +102,7 @@ class Listener:
         self._filter: FleetOnly | None = None
         self._server: uvicorn.Server | None = None
         self._thread: threading.Thread | None = None
+        self._renewal: Renewal | None = None
 
     @property
     def port(self) -> int:
@@ -151,9 +153,13 @@ class Listener:
         while not server.started:
             if failed.wait(0.02) or (waited := waited + 0.02) > _START_TIMEOUT_S:
                 raise FederationError("the fleet listener did not start", remedy="look at the coordinator's log")
+        if server.config.ssl is not None:
+            self._renewal = Renewal(self._certificate, self._key, server.config.ssl)
 
     def stop(self) -> None:
         """Stop serving; open requests get two seconds."""
+        if self._renewal is not None:
+            self._renewal.stop()
         if self._server is not None and self._thread is not None:
             self._server.should_exit = True
             self._thread.join()

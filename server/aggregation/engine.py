@@ -10,6 +10,7 @@
 """
 
 import multiprocessing
+import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,6 +33,8 @@ from fedpath.server.aggregation.foreman import OPTION, LostError, oversee
 from fedpath.server.aggregation.pieces import Pass, Piece, Source, SourcePart, cut
 from fedpath.server.aggregation.updates import Block
 
+ADDRESS_VARIABLE = "FEDPATH_RAY_ADDRESS"
+"""Where the coordinator's cluster is, for runs whose `[aggregation]` does not say it: the place knows, not the run."""
 _LISTEN_S = 0.5
 _ENDS_WITHIN_S = 10.0
 
@@ -43,7 +46,8 @@ Take = Callable[[Piece, Any], None]
 def engine_of(settings: AggregationSection, events: EventLog, stop: threading.Event) -> Iterator[Engine]:
     """Give the engine that `[aggregation]` asks for.
 
-    Where this process is connected to a cluster already, as a simulation is, that one is used.
+    Where this process is connected to a cluster already, as a simulation is, that one is used; else that of `ray_address`,
+    of `FEDPATH_RAY_ADDRESS`, or one that is started here.
 
     Args:
         settings: `[aggregation]`.
@@ -57,7 +61,8 @@ def engine_of(settings: AggregationSection, events: EventLog, stop: threading.Ev
         yield LocalPasses
         return
     check_installed(settings)
-    cluster = Cluster(joined() or settings.ray_address or LOCAL, settings.ray_workers, events, stop)
+    where = joined() or settings.ray_address or os.environ.get(ADDRESS_VARIABLE) or LOCAL
+    cluster = Cluster(where, settings.ray_workers, events, stop)
     try:
         cluster.open()
         yield cluster.passes

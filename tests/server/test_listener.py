@@ -2,18 +2,22 @@
 
 import posixpath
 import re
+import shutil
 import socket
 import ssl
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from cryptography.hazmat.primitives import serialization
+from federation import wait_until
 
 from fedpath.core.errors import ConfigError
 from fedpath.core.files import write_bytes
-from fedpath.server import certificates
+from fedpath.server import certificates, renewal
 from fedpath.server.listener import BODY_LIMIT, Listener, Receive, Scope, Send
 from fedpath.server.provision import _pem
 
@@ -300,3 +304,52 @@ def test_a_stopped_listener_frees_its_port(credentials: Path) -> None:
     again = listen(credentials, port=port)
     assert again.port == port
     again.stop()  # never started: stopping it is fine too
+
+
+def test_a_renewed_certificate_is_shown_to_whoever_connects_next(
+    credentials: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewal, "_LOOK_S", 0.02)
+    folder = Path(shutil.copytree(credentials, tmp_path / "credentials"))
+    listener = listen(folder)
+    listener.start(App())
+    try:
+        first = _shown(listener.port, folder)
+        with _connected(listener.port, folder) as before:
+            # A certificate whose key has not come yet is none: the old one is shown as long.
+            authority_key, key = certificates.new_key(), certificates.new_key()
+            authority = certificates.make_authority("test", authority_key)
+            renewed = certificates.make_server_certificate("localhost", key.public_key(), authority, authority_key)
+            write_bytes(folder / "server.crt", _pem(renewed))
+            assert _shown(listener.port, folder) == first
+            certificates.write_key(folder / "server.key", key)
+            write_bytes(folder / "ca.crt", _pem(authority))
+            wait_until(lambda: _shows(listener.port, folder), "the new certificate is shown", deadline_s=30)
+            assert _shown(listener.port, folder) == renewed.public_bytes(serialization.Encoding.DER)
+            before.sendall(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert before.recv(100).startswith(b"HTTP/1.1 200")
+    finally:
+        listener.stop()
+
+
+@contextmanager
+def _connected(port: int, folder: Path) -> Iterator[ssl.SSLSocket]:
+    context = ssl.create_default_context(cafile=str(folder / "ca.crt"))
+    with (
+        socket.create_connection(("127.0.0.1", port), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname="localhost") as connection,
+    ):
+        yield connection
+
+
+def _shown(port: int, folder: Path) -> bytes | None:
+    with _connected(port, folder) as connection:
+        return connection.getpeercert(binary_form=True)
+
+
+def _shows(port: int, folder: Path) -> bool:
+    """Whether it shows a certificate of this authority."""
+    try:
+        return _shown(port, folder) is not None
+    except ssl.SSLCertVerificationError:
+        return False
