@@ -8,11 +8,12 @@ hospitals' test slides. `python benchmarks/wire.py [--quick] [--seeds N] [--enco
 """
 
 import argparse
+import math
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 
 from _common import report, write_block
 from _federation import run, run_commands
@@ -75,10 +76,18 @@ def main() -> None:
     # float32 changes are the same mathematics: their "loss" is how far chance goes.
     lost = [name for name in ("float32_changes", "int8") if name in names]
     ratios |= {f"auc_loss_{name}": figures["auc_float32"] - figures[f"auc_{name}"] for name in lost}
+    if len(runs["float32"]) > 1:
+        figures |= {f"auc_loss_{name}_error": _standard_error(runs["float32"], runs[name]) for name in lost}
     bars = {"bytes_float16": "≤ 0.52", "bytes_int8": "≤ 0.28", "auc_loss_int8": "≤ 0.01"}
     if arguments.write and names == list(ENCODINGS):
         _write(names, of)
     report("wire", figures, ratios, bars, quick=quick)
+
+
+def _standard_error(ones: list[Measured], others: list[Measured]) -> float:
+    """Return the standard error of the mean difference in AUC, by seed."""
+    differences = [one.auc - other.auc for one, other in zip(ones, others, strict=True)]
+    return stdev(differences) / math.sqrt(len(differences))
 
 
 Means = Callable[[str, Callable[[Measured], float]], float]
