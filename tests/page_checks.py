@@ -14,7 +14,8 @@ def _check(page: Page, name: str) -> Any:
 
 def assert_readable(page: Page) -> None:
     """Check names, headings, landmarks and captions; and in both schemes contrast."""
-    assert _check(page, "nameless") == []
+    wrong = _check(page, "nameless")
+    assert not wrong, "\n".join(wrong)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         found: dict[str, float] = _check(page, "contrast")
