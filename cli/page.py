@@ -1,6 +1,7 @@
 """A role's web page on a port: flags, the port itself, and uvicorn in a thread of its own.
 
-Until the first browser connects it costs a bound socket and a thread that sleeps: the web server is started then. Nothing that goes wrong in that thread holds the role's work up.
+Until the first browser connects it costs a bound socket and a thread that sleeps; the web server is started then.
+Nothing that goes wrong in that thread holds the role's work up.
 """
 
 import ipaddress
@@ -145,7 +146,7 @@ class _Served:
     def __init__(self, bound: socket.socket, page: Page, app: App) -> None:
         self._bound, self._page, self._app = bound, page, app
         self._wake_reader, self._wake = os.pipe()
-        self._thread = threading.Thread(target=self._work, name=f"{role} page", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="page", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
