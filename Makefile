@@ -2,7 +2,8 @@
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
-SOURCES := $(shell find core client server cli -name '*.py' -o -name py.typed -o -name '*.j2' -o -name '*.css')
+SOURCES := $(shell find core client server cli -name '*.py' -o -name py.typed -o -name '*.j2' -o -name '*.css' -o -name '*.toml' \
+	-o -path '*/static/*')
 # One OpenMP thread: several small processes share the cores, and sums keep one order.
 export OMP_NUM_THREADS ?= 1
 export FLWR_TELEMETRY_ENABLED := 0

@@ -14,7 +14,11 @@ setup(
     package_dir={f"fedpath.{room}": room for room in ROOMS},
     package_data={f"fedpath.{room}": ["py.typed"] for room in ROOMS}
     | {
+        "fedpath.core.page": ["static/*"],
+        "fedpath.core.recipes": ["*.toml"],
         "fedpath.core.report": ["report.html.j2", "report.css"],
+        "fedpath.client.page": ["static/*"],
         "fedpath.client.slides": ["encode_report.html.j2", "encode_report.css"],
+        "fedpath.server.page": ["static/*"],
     },
 )

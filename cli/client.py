@@ -5,21 +5,36 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedpath.cli.complete import site_names
+from fedpath.cli.examples import examples
 from fedpath.cli.monitor.options import HealthPort, MetricsPort, MonitorHost, monitored
-from fedpath.cli.plan import plan
+from fedpath.cli.output import AsJson, AsLines
+from fedpath.cli.page import OFF, PageHost, PageToken, page_served
+from fedpath.cli.plan import EXAMPLES, plan
 
 if TYPE_CHECKING:
     from fedpath.core.events import Event
 
-app = typer.Typer(help="A hospital.", no_args_is_help=True)
-app.command()(plan)
+app = typer.Typer(
+    help="Take part as a hospital: join runs, see what left, plan the GPU.",
+    no_args_is_help=True,
+    epilog=examples(
+        "fedpath client join --site A --kit kit-A --config site.toml", "fedpath client audit --config site.toml"
+    ),
+)
+app.command(epilog=EXAMPLES)(plan)
 
 EVENTS_FILE = "events.jsonl"
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "fedpath client join --site A --kit kit-A --config site.toml",
+        "fedpath client join --site A --kit kit-A --config site.toml --stay",
+    )
+)
 def join(
-    site: Annotated[str, typer.Option(help="This hospital's name in the federation.")],
+    site: Annotated[str, typer.Option(help="This hospital's name in the federation.", autocompletion=site_names)],
     kit: Annotated[Path, typer.Option(help="The kit folder from the coordinator's operator.")],
     config: Annotated[Path, typer.Option(help="This hospital's site.toml.")],
     wait: Annotated[float, typer.Option(help="Seconds to wait for a coordinator that is not there yet.")] = 120.0,
@@ -29,15 +44,23 @@ def join(
     metrics_port: MetricsPort = None,
     health_port: HealthPort = None,
     monitor_host: MonitorHost = "127.0.0.1",
+    page_port: Annotated[
+        int, typer.Option(metavar="N", help="Port of this hospital's web page, 0 for a free one, -1 for no page.")
+    ] = OFF,
+    page_host: PageHost = "127.0.0.1",
+    page_token_file: PageToken = None,
+    as_json: AsLines = False,
 ) -> None:
     """Take part in a run, or with --stay in all: train here, send parameters, write down everything that leaves."""
     from fedpath.cli.importing import heavy_imports
 
     with heavy_imports():
+        from fedpath.cli import output
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.client.agent.join import join as take_part
         from fedpath.client.monitoring.monitor import Monitor
         from fedpath.client.monitoring.watched import Watched
+        from fedpath.client.page import Page
         from fedpath.core.config import load_site
         from fedpath.core.errors import ConfigError, RefusedError
         from fedpath.core.events import EventLog
@@ -49,28 +72,45 @@ def join(
             remedy="give the same name in both",
         )
     stop = stop_on_signals()
+
+    def ask_to_stop() -> None:
+        events.emit("stop_asked")
+        stop.set()
+
     monitor = Monitor(settings, kit, watched := Watched())
-    events = EventLog(settings.state / EVENTS_FILE, _say, monitor.heard)
-    with monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health):
+    page = Page(settings, stop, ask_to_stop, _in_words)
+    events = EventLog(settings.state / EVENTS_FILE, output.event if as_json else _say, monitor.heard, page)
+    with (
+        monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health),
+        page_served(page, "client", events, host=page_host, port=page_port, token_file=page_token_file),
+    ):
         outcome = take_part(settings, kit, events, stop, wait_s=wait, stay=stay, watched=watched)
     if outcome.refused is not None:
         raise RefusedError(
             f"the coordinator sent site {site} away: {outcome.refused}", remedy="mend what it says, then join again"
         )
+    if as_json:
+        output.result(site=site, finished=outcome.finished)
 
 
-@app.command()
-def audit(config: Annotated[Path, typer.Option(help="This hospital's site.toml.")]) -> None:
+@app.command(
+    epilog=examples("fedpath client audit --config site.toml", "fedpath client audit --config site.toml --json")
+)
+def audit(config: Annotated[Path, typer.Option(help="This hospital's site.toml.")], as_json: AsJson = False) -> None:
     """Check the log of what left this hospital and show it."""
     from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from fedpath.cli import output
     from fedpath.client.audit import AUDIT_FILE, INTERRUPTED, examine
     from fedpath.core.config import load_site
 
     path = load_site(config).state / AUDIT_FILE
     history = examine(path)
+    if as_json:
+        output.document({"log": path, "records": history.records, "unfinished_bytes": history.unfinished})
+        return
     table = Table("no.", "when (UTC)", "to", "run", "round", "bytes", "what left")
     for record in history.records:
         table.add_row(
@@ -92,51 +132,60 @@ def audit(config: Annotated[Path, typer.Option(help="This hospital's site.toml."
 
 def _say(event: "Event") -> None:
     """Print the events this hospital's staff wants to see."""
+    if (said := _in_words(event)) is not None:
+        typer.echo(said)
+
+
+def _in_words(event: "Event") -> str | None:
     values = event.values
     match event.kind:
         case "waiting":
             long = "" if values["wait_s"] is None else f" up to {values['wait_s']:.0f} s"
-            typer.echo(f"{values['reason']}; waiting{long}")
+            return f"{values['reason']}; waiting{long}"
         case "refused":
-            typer.echo(f"sent away: {values['reason']}")
+            return f"sent away: {values['reason']}"
         case "order_failed":
-            typer.echo(f"could not do what run asked: {values['error']} ({values['remedy']})")
+            return f"could not do what run asked: {values['error']} ({values['remedy']})"
         case "coordinator_away":
-            typer.echo(f"{values['reason']}; trying again")
+            return f"{values['reason']}; trying again"
         case "coordinator_back":
-            typer.echo("the coordinator is back")
+            return "the coordinator is back"
         case "joined":
-            typer.echo(f"joined federation {values['federation']} at {values['address']}")
+            return f"joined federation {values['federation']} at {values['address']}"
         case "described":
-            typer.echo(f"told the coordinator how {values['slides']} slides were encoded")
+            return f"told the coordinator how {values['slides']} slides were encoded"
         case "clinical_described" if values["patients"] or values["held_back"]:
-            typer.echo(_clinical(values))
+            return _clinical(values)
         case "clinical_not_trained" if values["round"] == 1:
-            typer.echo(
+            return (
                 f"clinical data are not trained on: {values['patients']} training patients have some that can be used, "
                 f"policy.min_patients is {values['min_patients']}"
             )
         case "trained":
-            typer.echo(f"round {values['round']}: trained in {values['seconds']:.1f} s, loss {values['loss']:.3f}")
+            return f"round {values['round']}: trained in {values['seconds']:.1f} s, loss {values['loss']:.3f}"
         case "training_lost":
-            typer.echo(f"round {values['round']}: {values['reason']}; training once more")
+            return f"round {values['round']}: {values['reason']}; training once more"
         case "training_failed":
-            typer.echo(f"training failed: {values['reason']}\nremedy: {values['remedy']}\nwaiting for the next order")
+            return f"training failed: {values['reason']}\nremedy: {values['remedy']}\nwaiting for the next order"
         case "moving":
-            typer.echo(f"{values['way']} arrays: {values['done'] >> 20} of {values['total'] >> 20} MiB")
+            return f"{values['way']} arrays: {values['done'] >> 20} of {values['total'] >> 20} MiB"
         case "carried_lost":
-            typer.echo(
+            return (
                 f"what was kept here with round {values['round']} is gone: personal layers and control variates start "
                 "from the beginning"
             )
         case "sent":
-            typer.echo(f"sent {values['what']}, {values['bytes']:,} bytes")
+            return f"sent {values['what']}, {values['bytes']:,} bytes"
+        case "page":
+            return f"page: {values['address']}"
+        case "stop_asked":
+            return "asked to stop on the page; what is in hand is finished first"
         case "finished" if values["more"]:
-            typer.echo(f"stage {values['stage']} is over; kept {values['model']}")
+            return f"stage {values['stage']} is over; kept {values['model']}"
         case "finished":
-            typer.echo(f"the run is over; the federated model is {values['model']}")
-        case _ if said := _tuning(event):
-            typer.echo(said)
+            return f"the run is over; the federated model is {values['model']}"
+        case _:
+            return _tuning(event)
 
 
 def _tuning(event: "Event") -> str | None:

@@ -6,21 +6,21 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedpath.cli.examples import examples
+from fedpath.cli.output import AsJson, document
+
 if TYPE_CHECKING:
     from fedpath.core.encoders import EncoderInfo
 
-app = typer.Typer(help="Patch encoders: what there is to know about each.", no_args_is_help=True)
-
-Json = Annotated[bool, typer.Option("--json", help="Print it as JSON, for programs.")]
-
-
-@app.callback()
-def encoders() -> None:
-    """Patch encoders: what there is to know about each."""
+app = typer.Typer(
+    help="List patch encoders, and show what there is to know about each.",
+    no_args_is_help=True,
+    epilog=examples("fedpath encoders list", "fedpath encoders show uni_v2"),
+)
 
 
-@app.command("list")
-def list_encoders(as_json: Json = False) -> None:
+@app.command("list", epilog=examples("fedpath encoders list", "fedpath encoders list --json"))
+def list_encoders(as_json: AsJson = False) -> None:
     """List every encoder that --encoder, or features.encoder in federation.toml, can name.
 
     Encoders of other packages are listed by what their metadata says: nothing of them is imported.
@@ -34,7 +34,7 @@ def list_encoders(as_json: Json = False) -> None:
 
     if as_json:
         own_names = [{"name": own.name, "package": own.origin, "target": own.target} for own in own_encoders()]
-        _print_json([_facts(info) for info in available()] + own_names)
+        document([_facts(info) for info in available()] + own_names)
         return
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("name", no_wrap=True, style="bold")
@@ -55,10 +55,10 @@ def list_encoders(as_json: Json = False) -> None:
     console.print("\nAll about one: fedpath encoders show NAME")
 
 
-@app.command()
+@app.command(epilog=examples("fedpath encoders show uni_v2", "fedpath encoders show resnet50 --json"))
 def show(
     name: Annotated[str, typer.Argument(help="A name of `fedpath encoders list`, or another name of the same.")],
-    as_json: Json = False,
+    as_json: AsJson = False,
 ) -> None:
     """Show one encoder: its input, its features, where its weights come from and under which licence."""
     from rich.console import Console
@@ -70,7 +70,7 @@ def show(
     info = info_of(name)
     count = sum(parameter.numel() for parameter in blank_encoder(name).parameters())
     if as_json:
-        _print_json({**_facts(info), "parameters": count})
+        document({**_facts(info), "parameters": count})
         return
     patch = f"{info.patch_px} px, never resized" if info.patch_px else "any from 16 px"
     facts = {
@@ -115,10 +115,3 @@ def _facts(info: EncoderInfo) -> dict[str, Any]:
     from dataclasses import asdict
 
     return asdict(info)
-
-
-def _print_json(facts: object) -> None:
-    """Print to standard output as it is: no wrapping, no colours."""
-    import json
-
-    typer.echo(json.dumps(facts, indent=2, ensure_ascii=False))

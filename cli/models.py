@@ -6,23 +6,26 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fedpath.cli.examples import examples
+from fedpath.cli.output import AsJson, document
+
 if TYPE_CHECKING:
     from fedpath.core.models.own import OwnModel
+    from fedpath.core.models.registry import ModelInfo
 
-app = typer.Typer(help="Bag models that can be trained.", no_args_is_help=True)
+app = typer.Typer(
+    help="List the bag models that can be trained, and show their options.",
+    no_args_is_help=True,
+    epilog=examples("fedpath models list", "fedpath models show longmil"),
+)
 
 Width = Annotated[int, typer.Option(help="Feature width for which parameters are counted.", min=1, max=65536)]
 Classes = Annotated[int, typer.Option(help="Number of labels, likewise.", min=2, max=1000)]
 
 
-@app.callback()
-def models() -> None:
-    """Bag models that can be trained."""
-
-
-@app.command("list")
-def list_models(width: Width = 1024, classes: Classes = 2) -> None:
-    """List every model that [model] name of federation.toml can pick, with its size and what it needs.
+@app.command("list", epilog=examples("fedpath models list", "fedpath models list --width 1536 --classes 3"))
+def list_models(width: Width = 1024, classes: Classes = 2, as_json: AsJson = False) -> None:
+    """List every model that model.name of federation.toml can pick, with its size and what it needs.
 
     Models of other packages are listed by what their metadata says: nothing of them is imported.
     """
@@ -33,6 +36,13 @@ def list_models(width: Width = 1024, classes: Classes = 2) -> None:
     from fedpath.core.models.own import own_models
     from fedpath.core.models.registry import available_models, count_parameters
 
+    if as_json:
+        counts = {info.name: count_parameters(info.name, width=width, n_classes=classes) for info in available_models()}
+        document(
+            [_facts(info) | {"parameters": counts[info.name]} for info in available_models()]
+            + [{"name": own.name, "package": own.origin, "target": own.target} for own in own_models()]
+        )
+        return
     table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("name", no_wrap=True, style="bold")
     table.add_column("parameters", no_wrap=True, justify="right")
@@ -55,13 +65,14 @@ def list_models(width: Width = 1024, classes: Classes = 2) -> None:
     console.print("The options of a model: fedpath models show NAME")
 
 
-@app.command()
+@app.command(epilog=examples("fedpath models show longmil", "fedpath models show bd --json"))
 def show(
     name: Annotated[str, typer.Argument(help="A name of `fedpath models list`.")],
     width: Width = 1024,
     classes: Classes = 2,
+    as_json: AsJson = False,
 ) -> None:
-    """Show one model and the options that [model.options] of federation.toml can set.
+    """Show one model and the options that model.options of federation.toml can set.
 
     A model of another package is imported, built and tried on two small bags: what is wrong with it is said here.
     """
@@ -85,10 +96,15 @@ def show(
             default = "auto" if option.default is None else str(option.default)
             table.add_row(option.name, default, option.description)
     if required:
-        count = "known once the required options are set"
+        parameters = None
     else:
         model = build_model(name, width=width, n_classes=classes, seed=0, clinical=NOMINAL_CLINICAL)
-        count = f"{sum(parameter.numel() for parameter in model.parameters()):,}"
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+    if as_json:
+        known = _facts(info) if info is not None else _facts_of_own(name, own)
+        document(known | {"parameters": parameters, "width": width, "classes": classes})
+        return
+    count = "known once the required options are set" if parameters is None else f"{parameters:,}"
     clinical = f", clinical data of {_nominal()}" if info is not None and info.uses_clinical else ""
     facts["parameters"] = f"{count} ({width} features, {classes} labels{clinical})"
     console = Console()
@@ -118,3 +134,38 @@ def _add_options(table: Any, own: OwnModel) -> bool:
     for option, default in options.items():
         table.add_row(option, "required" if default is Parameter.empty else str(default), "")
     return Parameter.empty in options.values()
+
+
+def _facts(info: ModelInfo) -> dict[str, Any]:
+    """Return what is known of a model of ours, as JSON."""
+    options = [
+        {"name": option.name, "default": option.default, "description": option.description} for option in info.options
+    ]
+    return {
+        "name": info.name,
+        "summary": info.summary,
+        "source": info.source,
+        "needs": info.needs,
+        "uses_clinical": info.uses_clinical,
+        "options": options,
+    }
+
+
+def _facts_of_own(name: str, own: OwnModel | None) -> dict[str, Any]:
+    """Return what is known of a model of another package, as JSON."""
+    from inspect import Parameter
+
+    from fedpath.core.models.own import options_of
+
+    options = [] if own is None else options_of(own).items()
+    return {
+        "name": name,
+        "package": own and own.origin,
+        "target": own and own.target,
+        "options": [
+            {"name": option, "required": True}
+            if default is Parameter.empty
+            else {"name": option, "default": str(default)}
+            for option, default in options
+        ],
+    }

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
+
+from fedpath.cli.examples import examples
+from fedpath.cli.output import AsJson
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,6 +19,11 @@ if TYPE_CHECKING:
     from fedpath.core.config.stages import TuningSection
     from fedpath.core.tuning.plan import Lever, Plan
 
+EXAMPLES = examples(
+    "fedpath client plan --config site.toml",
+    "fedpath client plan --config site.toml --federation federation.toml",
+    "fedpath client plan --config site.toml --encoder uni_v2 --patches 256 --adapter lora",
+)
 # As [[stage]] of federation.toml has them.
 _DEFAULTS: dict[str, str | int] = {
     "encoder": "resnet50-layer4",
@@ -38,12 +46,14 @@ def plan(
     patch: Annotated[int | None, typer.Option(min=1, help="Edge of a patch in pixels.", show_default="224")] = None,
     head: Annotated[str | None, typer.Option(help="Bag model on top.", show_default="clam-sb")] = None,
     adapter: Annotated[str | None, typer.Option(help="none, or lora for transformers.", show_default="none")] = None,
+    as_json: AsJson = False,
 ) -> None:
     """Plan fine-tuning inside this hospital's memory, before a federation asks for it: nothing is trained or read.
 
     The plan decides how many patches of a slide are learned from, how many pass through the encoder at a time,
     and what is computed twice instead of kept.
     """
+    from fedpath.cli.output import document
     from fedpath.core.config import load_site
     from fedpath.core.tuning.budget import budget_of
     from fedpath.core.tuning.plan import plan_memory
@@ -67,7 +77,10 @@ def plan(
         accumulate_bags=task.accumulate_bags,
         drift_copies=task.drift_copies,
     )
-    _show(task, found, note)
+    if as_json:
+        document(_facts(task, found, note))
+    else:
+        _show(task, found, note)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +171,22 @@ def _precision(site: SiteConfig, device: str, *, here: bool) -> Literal["float32
         return choose_precision(site.compute.precision, device)
     # Which types it is fast in is not known of a GPU that is not here; the larger one is safe.
     return "bfloat16" if site.compute.precision == "bfloat16" else "float32"
+
+
+def _facts(task: _Task, plan: Plan, note: str) -> dict[str, Any]:
+    """Return the choice and what it needs, as JSON; sizes in bytes."""
+    return {
+        "encoder": task.encoder,
+        "head": task.head.name,
+        "patch_px": task.patch_px,
+        "note": note,
+        "choice": plan.choice,
+        "operations": plan.compute,
+        "predicted_bytes": plan.parts,
+        "peak_bytes": plan.peak_bytes,
+        "budget_bytes": plan.budget_bytes,
+        "means": plan.levers,
+    }
 
 
 def _show(task: _Task, plan: Plan, note: str) -> None:

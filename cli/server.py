@@ -5,15 +5,30 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedpath.cli.examples import examples
 from fedpath.cli.monitor.options import HealthPort, MetricsPort, MonitorHost, monitored
+from fedpath.cli.output import AsLines
+from fedpath.cli.page import PageHost, PagePort, PageToken, page_served
 
 if TYPE_CHECKING:
     from fedpath.core.events import Event
 
-app = typer.Typer(help="The coordinator.", no_args_is_help=True)
+app = typer.Typer(
+    help="Run the coordinator: for one run, or for a queue of them.",
+    no_args_is_help=True,
+    epilog=examples(
+        "fedpath server start --config federation.toml --dir coordinator",
+        "fedpath server serve --config federation.toml --dir coordinator",
+    ),
+)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "fedpath server start --config federation.toml --dir coordinator",
+        "fedpath server start --config federation.toml --dir coordinator --new",
+    )
+)
 def start(
     config: Annotated[Path, typer.Option(help="The coordinator's federation.toml.")],
     dir: Annotated[Path, typer.Option(help="The coordinator's folder: state, models, records.")],  # noqa: A002
@@ -21,6 +36,10 @@ def start(
     metrics_port: MetricsPort = None,
     health_port: HealthPort = None,
     monitor_host: MonitorHost = "127.0.0.1",
+    page_port: PagePort = None,
+    page_host: PageHost = "127.0.0.1",
+    page_token_file: PageToken = None,
+    as_json: AsLines = False,
 ) -> None:
     """Wait for the hospitals, run the rounds of each stage, keep the models and the records.
 
@@ -29,19 +48,28 @@ def start(
     from fedpath.cli.importing import heavy_imports
 
     with heavy_imports():
+        from fedpath.cli import output
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.core.config import load_federation
         from fedpath.core.events import EventLog
         from fedpath.server.monitoring.monitor import Monitor
         from fedpath.server.monitoring.watched import Watched
+        from fedpath.server.page import Page
         from fedpath.server.start import EVENTS_FILE
         from fedpath.server.start import start as serve
 
     federation = load_federation(config)
     monitor = Monitor(federation, dir, watched := Watched())
-    events = EventLog(dir / EVENTS_FILE, _say, monitor.heard)
-    with monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health):
+    page = Page(federation, config, dir, "start", _in_words, watched)
+    events = EventLog(dir / EVENTS_FILE, output.event if as_json else _say, monitor.heard, page)
+    with (
+        monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health),
+        page_served(page, "server", events, host=page_host, port=page_port, token_file=page_token_file),
+    ):
         folder, summary = serve(federation, dir, events, stop_on_signals(), new=new, watched=watched)
+    if as_json:
+        output.result(folder=folder / summary.get("folder", ""), summary=summary)
+        return
     typer.echo(f"models and records: {folder / summary.get('folder', '')}")
     stage = f"stage {summary['stage']}: " if "stage" in summary else ""
     typer.echo(f"{stage}best round {summary['best_round']}, validation AUC {_figure(summary['validation_auc'])}")
@@ -49,7 +77,13 @@ def start(
         typer.echo(f"test at {site}: AUC {_figure(figures['auc'])} over {figures['slides']} slides")
 
 
-@app.command("serve")
+@app.command(
+    "serve",
+    epilog=examples(
+        "fedpath server serve --config federation.toml --dir coordinator",
+        "fedpath server serve --config federation.toml --dir coordinator --parallel 2",
+    ),
+)
 def serve_queue(
     config: Annotated[Path, typer.Option(help="The coordinator's federation.toml.")],
     dir: Annotated[Path, typer.Option(help="The coordinator's folder: state, models, records.")],  # noqa: A002
@@ -59,32 +93,48 @@ def serve_queue(
     metrics_port: MetricsPort = None,
     health_port: HealthPort = None,
     monitor_host: MonitorHost = "127.0.0.1",
+    page_port: PagePort = None,
+    page_host: PageHost = "127.0.0.1",
+    page_token_file: PageToken = None,
+    as_json: AsLines = False,
 ) -> None:
     """Work through the queue of `fedpath run submit`, until Ctrl-C; hospitals stay with `fedpath client join --stay`.
 
     Runs that a coordinator left when it was stopped or killed go on first.
     """
+    from fedpath.cli import output
     from fedpath.cli.stopping import stop_on_signals
     from fedpath.core.config import load_federation
     from fedpath.core.errors import StoppedError
     from fedpath.core.events import EventLog
     from fedpath.server.monitoring.monitor import Monitor
     from fedpath.server.monitoring.watched import Watched
+    from fedpath.server.page import Page
     from fedpath.server.serve import serve as work
     from fedpath.server.start import EVENTS_FILE
 
     federation = load_federation(config)
     monitor = Monitor(federation, dir, watched := Watched())
-    events, stop = EventLog(dir / EVENTS_FILE, _say_of_run, monitor.heard), stop_on_signals()
-    with monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health):
+    page = Page(federation, config, dir, "serve", _of_run, watched)
+    events = EventLog(dir / EVENTS_FILE, output.event if as_json else _say_of_run, monitor.heard, page)
+    stop = stop_on_signals()
+    with (
+        monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health),
+        page_served(page, "server", events, host=page_host, port=page_port, token_file=page_token_file),
+    ):
         work(federation, dir, events, stop, parallel=parallel or federation.server.parallel, watched=watched)
     raise StoppedError("runs that were served are in the queue again")
 
 
 def _say_of_run(event: "Event") -> None:
     """Print an event of one of several runs, with the run's name in front."""
-    if (line := _of_queue(event)) is not None:
-        typer.echo(f"{run}: {line}" if (run := event.values.get("run")) is not None else line)
+    if (line := _of_run(event)) is not None:
+        typer.echo(line)
+
+
+def _of_run(event: "Event") -> str | None:
+    line, run = _of_queue(event), event.values.get("run")
+    return line if line is None or run is None else f"{run}: {line}"
 
 
 def _say(event: "Event") -> None:
@@ -115,6 +165,8 @@ def _of_queue(event: "Event") -> str | None:
 def _in_words(event: "Event") -> str | None:
     values = event.values
     match event.kind:
+        case "page":
+            return f"page: {values['address']}"
         case "registry_upgraded":
             return f"the registry {values['where']} was brought up from version {values['version']}"
         case "registry_away":

@@ -8,10 +8,9 @@ from fedpath.core.exchange.messages import Describe, Encode, Order, RunFacts, Tr
 from fedpath.core.models.own import GROUP, find_own
 from fedpath.core.models.registry import is_built_in
 
-
 CODE_CAUSES = ("model", "own_model", "not_installed", "package")
-"""Why an order is refused, in one word, where it is about the code that would run: a model that may not be trained, one of
-another package that may not run, is not installed, or is of another version."""
+"""Why an order is refused, in one word, where it is about the code that would run: a model that may not be trained, one
+of another package that may not run, is not installed, or is of another version."""
 CAUSES = (*CODE_CAUSES, "federation", "fine_tune", "parallel", "epochs", "other")
 
 

@@ -38,6 +38,7 @@ class EventLog:
     """
 
     def __init__(self, path: Path | None = None, *listeners: Listener) -> None:
+        self.path = path
         self._listeners = listeners
         self._file = None
         self._lock = threading.Lock()
@@ -68,11 +69,16 @@ class EventLog:
 
 
 class EventReader:
-    """Follows an event file another process writes; each call returns the complete lines that are new."""
+    """Follows an event file another process writes; each call returns the complete lines that are new.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: the file.
+        tail: begin with what is in its last so many bytes; None for all of it.
+    """
+
+    def __init__(self, path: Path, *, tail: int | None = None) -> None:
         self._path = path
-        self._offset = 0
+        self._offset = 0 if tail is None or not path.exists() else max(0, path.stat().st_size - tail)
 
     def new(self) -> list[Event]:
         """Return the events written since the last call; none while the file does not exist."""

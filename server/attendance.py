@@ -15,7 +15,6 @@ from fedpath.core.exchange.wire import Arrays
 from fedpath.core.monitoring.pulse import Pulse
 from fedpath.server.talk import Asked, Reply, Talk
 
-
 _QUIET_S = 600.0
 """How long a run may neither look who is there nor listen: it reads and hashes models, checks a large update."""
 

@@ -1,8 +1,7 @@
-"""What passes the coordinator's port, counted: bytes of each site, when it was last there, what its clock says, and whom it
-refused.
+"""What passes the coordinator's port, counted: bytes of each site, when it was last there, its clock, who was refused.
 
-Counted in the listener's thread alone, read by any. A site is who signed the request: nothing is put to its name before the
-app behind has accepted the signature, but for bytes of a body that was on its way meanwhile.
+Counted in the listener's thread alone, read by any. A site is who signed the request: nothing is put to its name before
+the app behind has accepted the signature, but for bytes of a body that was on its way meanwhile.
 """
 
 import time

@@ -8,15 +8,13 @@ from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-import click
 import numpy as np
 import pytest
-import typer
+from command_tree import check_line, commands, follow, options
 from federation import WIDTH, write_bag
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from fedpath.cli.main import app
 from fedpath.core.config import FederationConfig, SiteConfig
 from fedpath.core.config.kit import KitConfig
 from fedpath.core.config.loading import Section, load_toml
@@ -180,35 +178,13 @@ def _command_lines(text: str) -> Iterator[str]:
                 yield command
 
 
-def _follow(words: list[str]) -> tuple[click.Context, list[str]]:
-    """Walk the command tree along ``words``; return the command's context and what remains."""
-    root = typer.main.get_command(app)
-    context = click.Context(root, info_name="fedpath", help_option_names=["-h", "--help"])
-    while words and isinstance(context.command, click.Group) and not words[0].startswith("-"):
-        command = context.command.get_command(context, words[0])
-        assert command is not None, f"no command '{words[0]}' under '{context.command_path}'"
-        context, words = click.Context(command, parent=context, info_name=words[0]), words[1:]
-    return context, words
-
-
-def _options(context: click.Context) -> set[str]:
-    parameters = context.command.get_params(context)
-    return {name for parameter in parameters for name in (*parameter.opts, *parameter.secondary_opts)}
-
-
 def test_command_lines_run(page: Path) -> None:
     """Every command line of a fenced block has an existing command, existing options, and none missing."""
     for line in _command_lines(page.read_text()):
         words = shlex.split(line, comments=True)[1:]
         while words and words[0] == "--debug":
             words = words[1:]
-        context, arguments = _follow(words)
-        if arguments and arguments[-1] in ("--help", "--version"):
-            assert arguments[-1] in _options(context), line
-            continue
-        assert not isinstance(context.command, click.Group), line
-        with context.scope():
-            context.command.make_context(context.info_name, arguments, parent=context.parent)
+        check_line(words)
 
 
 def test_commands_in_the_text_exist(page: Path) -> None:
@@ -218,9 +194,9 @@ def test_commands_in_the_text_exist(page: Path) -> None:
         words = [word for word in span.split()[1:] if word not in ("…", "COMMAND")]
         while words and words[0] == "--debug":
             words = words[1:]
-        context, rest = _follow(words)
+        context, rest = follow(words)
         for word in rest:
-            assert not word.startswith("-") or word.partition("=")[0] in _options(context), f"{page.name}: {span}"
+            assert not word.startswith("-") or word.partition("=")[0] in options(context), f"{page.name}: {span}"
 
 
 # --- Python -----------------------------------------------------------------------------------------------------------
@@ -266,9 +242,31 @@ def test_every_exit_code_is_documented() -> None:
     codes = {
         error.exit_code for error in vars(errors).values() if isinstance(error, type) and hasattr(error, "exit_code")
     }
-    table = (DOCS / "first-federation.md").read_text().partition("## Exit codes")[2].partition("\n## ")[0]
-    documented = {int(code) for code in re.findall(r"^\| (\d+) \|", table, flags=re.MULTILINE)}
-    assert documented == codes | {0, 130}
+    for name in ("first-federation.md", "command-line.md"):
+        table = (DOCS / name).read_text().partition("## Exit codes")[2].partition("\n## ")[0]
+        documented = {int(code) for code in re.findall(r"^\| (\d+) \|", table, flags=re.MULTILINE)}
+        assert documented == codes | {0, 130}
+
+
+def test_the_errors_of_each_exit_code_are_named() -> None:
+    import fedpath.core.errors as errors
+
+    table = (DOCS / "command-line.md").read_text().partition("## Exit codes")[2].partition("\n## ")[0]
+    rows = dict(re.findall(r"^\| (\d+) \| `?(\w*)`? ?\|", table, flags=re.MULTILINE))
+    named = {
+        str(error.exit_code): error.__name__
+        for error in vars(errors).values()
+        if isinstance(error, type) and hasattr(error, "exit_code")
+    }
+    assert rows == named | {"0": ""}
+
+
+def test_every_command_is_in_the_command_line_page() -> None:
+    """The page lists the whole tree, each command with the first line of its help, in the order of the help."""
+    text = (DOCS / "command-line.md").read_text().partition("## All commands")[2].partition("\n## ")[0]
+    listed = re.findall(r"^\| `(fedpath [^`]+)` \| (.+) \|$", text, flags=re.MULTILINE)
+    wanted = [(one.command_path, (one.command.help or "").partition("\n")[0]) for one in commands()]
+    assert listed == wanted
 
 
 def test_literal_choices_are_documented() -> None:

@@ -4,9 +4,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from fedpath.cli.examples import examples
+from fedpath.cli.output import AsLines
+
+EXAMPLES = examples("fedpath demo", "fedpath demo --sites 4 --rounds 10 --dir demo")
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -25,29 +30,32 @@ def demo_command(
     dir: Annotated[  # noqa: A002
         Path | None, typer.Option(help="Where everything goes, empty or new; by default fedpath-demo, then -2, -3, …")
     ] = None,
+    as_json: AsLines = False,
 ) -> None:
-    """Draw slides for three hospitals, train one model across them, and write a report.
+    """Try everything on this machine: draw slides, train one model across hospitals, write a report.
 
     Every hospital is a process of its own (`fedpath client join`), the coordinator another (`fedpath server start`);
     they talk over TLS with keys made on the spot.
     """
-    from rich.console import Console
-
+    from fedpath.cli import output
     from fedpath.cli.demo.plan import free_folder, make_plan
 
     plan = make_plan(dir or free_folder(), rounds=rounds, sites=sites, seed=seed, slides=slides)
-    console, clock = Console(), _Clock()
-    data, peak_mb = _run(plan, console, clock)
-    _show(data, console, plan, clock, peak_mb)
+    console, clock = output.console(quiet=as_json), _Clock()
+    data, peak_mb = _run(plan, console, clock, as_json=as_json)
+    if as_json:
+        output.result(report=plan.folder / "report.html", models=plan.server_state / "runs", summary=_summary(plan))
+    else:
+        _show(data, console, plan, clock, peak_mb)
 
 
-def _run(plan: "Plan", console: "Console", clock: "_Clock") -> tuple["ReportData", float]:
+def _run(plan: "Plan", console: "Console", clock: "_Clock", *, as_json: bool) -> tuple["ReportData", float]:
     """Go through the phases; return the report's data and the peak memory in MB."""
     from fedpath.cli.demo.live import LiveView
     from fedpath.cli.demo.plan import ENCODER, MPP, PATCH_PX, write_configuration
     from fedpath.cli.demo.processes import Processes
 
-    view = LiveView(plan, console)
+    view = LiveView(plan, console, as_json=as_json)
     write_configuration(plan)
     with Processes(plan.logs) as processes:
         with clock.phase("drawing the slides"):
@@ -69,7 +77,7 @@ def _run(plan: "Plan", console: "Console", clock: "_Clock") -> tuple["ReportData
             _train_apart(plan, processes)
             view.watch(processes, "4/5 for comparison: each hospital alone, and all data in one place")
     with clock.phase("report"):
-        console.print("5/5 testing, heatmaps, report")
+        view.say("5/5 testing, heatmaps, report")
         data = _report(plan, run_folder, clock, view.peak_mb)
     return data, view.peak_mb
 
@@ -121,6 +129,13 @@ def _report(plan: "Plan", run_folder: Path, clock: "_Clock", peak_mb: float) -> 
     resources = {"resources": {"seconds": round(clock.total, 1), "peak_memory_mb": round(peak_mb)}}
     write_json(plan.folder / "summary.json", summary(data) | resources)
     return data
+
+
+def _summary(plan: "Plan") -> dict[str, Any]:
+    """Return what summary.json says."""
+    import json
+
+    return dict(json.loads((plan.folder / "summary.json").read_text(encoding="utf-8")))
 
 
 def _show(data: "ReportData", console: "Console", plan: "Plan", clock: "_Clock", peak_mb: float) -> None:

@@ -7,6 +7,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from fedpath.cli import output
 from fedpath.cli.demo.plan import Plan
 from fedpath.cli.demo.processes import Processes
 from fedpath.core.events import Event, EventReader
@@ -18,10 +19,11 @@ class LiveView:
     """Draws where everybody is while processes run.
 
     On a terminal it is one table that changes in place; elsewhere (a log file) a line is printed when a phase changes.
+    As JSON, each phase and each event of the coordinator and the hospitals is a line; ``of`` says whose it is.
     """
 
-    def __init__(self, plan: Plan, console: Console) -> None:
-        self._plan, self._console = plan, console
+    def __init__(self, plan: Plan, console: Console, *, as_json: bool = False) -> None:
+        self._plan, self._console, self._as_json = plan, console, as_json
         self._state = {hospital.name: "" for hospital in plan.hospitals}
         self._coordinator = self._round = ""
         self._readers = {hospital.name: EventReader(hospital.state / "events.jsonl") for hospital in plan.hospitals}
@@ -36,9 +38,9 @@ class LiveView:
             FedpathError: a process failed.
         """
         live = Live(console=self._console, auto_refresh=False, transient=True)
-        plain = not self._console.is_terminal
+        plain = not output.moves(self._console)
         if plain:
-            self._console.print(phase)
+            self.say(phase)
         else:
             live.start()
         try:
@@ -56,6 +58,12 @@ class LiveView:
         finally:
             live.stop()
 
+    def say(self, phase: str) -> None:
+        """Say that a phase begins."""
+        if self._as_json:
+            output.line("phase", phase=phase)
+        self._console.print(phase)
+
     def _prepare(self) -> None:
         """Show what the folders say about slides and features, before any process reports."""
         for hospital in self._plan.hospitals:
@@ -68,14 +76,20 @@ class LiveView:
     def _read(self) -> None:
         if self._plan.server_state.exists():
             for event in self._server.new():
+                self._tell("coordinator", event)
                 if event.kind == "round_started":
                     self._round = f"round {event.values['round']} of {event.values['rounds']}"
                 self._coordinator = _of_coordinator(event, self._round) or self._coordinator
             for name, reader in self._readers.items():
                 for event in reader.new():
+                    self._tell(name, event)
                     self._state[name] = _of_site(event) or self._state[name]
         else:
             self._prepare()
+
+    def _tell(self, of: str, event: Event) -> None:
+        if self._as_json:
+            output.event(Event(event.kind, event.at, {"of": of} | event.values))
 
     def _table(self, phase: str, busy: list[str]) -> Group:
         table = Table(box=None, show_header=False, padding=(0, 2))

@@ -17,7 +17,7 @@ from fedpath.core.monitoring.metrics import Metrics
 
 _PATIENCE_S = 10.0
 """A client that says nothing for so long is hung up on."""
-_TEXT = [("Content-Type", "text/plain; charset=utf-8")]
+_TEXT = ("Content-Type", "text/plain; charset=utf-8")
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -59,7 +59,7 @@ class WebPort:
                 remedy="end what uses that port, or give another --metrics-port or --monitor-host",
             ) from None
         self.port = int(self._server.server_port)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -79,7 +79,7 @@ def _application(metrics: Metrics, health: Health) -> Callable[..., Iterable[byt
     def answer(environment: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         path = environment.get("PATH_INFO", "")
         if environment.get("REQUEST_METHOD") not in ("GET", "HEAD"):
-            start_response("405 Method Not Allowed", [*_TEXT, ("Allow", "GET, HEAD")])
+            start_response("405 Method Not Allowed", [_TEXT, ("Allow", "GET, HEAD")])
             return [b"GET only\n"]
         if path == "/metrics":
             found: Iterable[bytes] = exported(environment, start_response)
@@ -90,7 +90,7 @@ def _application(metrics: Metrics, health: Health) -> Callable[..., Iterable[byt
             status = "200 OK" if fine else "503 Service Unavailable"
             start_response(status, [("Content-Type", "application/json"), ("Cache-Control", "no-store")])
             return [json.dumps(state.record()).encode() + b"\n"]
-        start_response("404 Not Found", _TEXT)
+        start_response("404 Not Found", [_TEXT])
         return [b"/metrics, /health, /health/ready\n"]
 
     return answer

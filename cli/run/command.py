@@ -5,22 +5,37 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from fedpath.server.registry import Registry
+from fedpath.cli.complete import run_names
+from fedpath.cli.examples import examples
+from fedpath.cli.output import AsJson, AsLines
 
-app = typer.Typer(help="The coordinator's runs: submit, list, watch, stop, compare, export.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from fedpath.server.registry import Registry, Run
+
+app = typer.Typer(
+    help="Queue, list, watch, stop, resume, compare and export the coordinator's runs.",
+    no_args_is_help=True,
+    epilog=examples(
+        "fedpath run submit --dir coordinator --config federation.toml", "fedpath run watch latest --dir coordinator"
+    ),
+)
 
 Dir = Annotated[
     Path | None,
     typer.Option(help="The coordinator's folder; not needed where FEDPATH_REGISTRY_URL is set."),
 ]
 RunName = Annotated[
-    str, typer.Argument(metavar="RUN", help="A run's name, the beginning of it, its label, or: latest.")
+    str,
+    typer.Argument(
+        metavar="RUN", help="A run's name, the beginning of it, its label, or: latest.", autocompletion=run_names
+    ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@app.command("list")
+@app.command(
+    "list",
+    epilog=examples("fedpath run list --dir coordinator", "fedpath run list --dir coordinator --state queued --json"),
+)
 def list_runs(
     dir: Dir = None,  # noqa: A002
     state: Annotated[list[str] | None, typer.Option(help="Only those that are queued, running, failed, …")] = None,
@@ -32,7 +47,7 @@ def list_runs(
     print_list(registry_of(dir), state or [], as_json=as_json)
 
 
-@app.command()
+@app.command(epilog=examples("fedpath run show latest --dir coordinator"))
 def show(run: RunName, dir: Dir = None, as_json: AsJson = False) -> None:  # noqa: A002
     """Show a run: its settings, its hospitals, its rounds, who was refused and why, where its files are."""
     from fedpath.cli.run.show import print_run
@@ -41,7 +56,12 @@ def show(run: RunName, dir: Dir = None, as_json: AsJson = False) -> None:  # noq
     print_run(registry, registry.find(run), as_json=as_json)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "fedpath run submit --dir coordinator --config federation.toml",
+        "fedpath run submit --dir coordinator --config longer.toml --name longer --after latest",
+    )
+)
 def submit(
     config: Annotated[Path, typer.Option(help="The run's federation.toml; [server] as the coordinator has it.")],
     dir: Dir = None,  # noqa: A002
@@ -51,8 +71,7 @@ def submit(
     as_json: AsJson = False,
 ) -> None:
     """Put a run into the queue of the coordinator (`fedpath server serve`); print its name."""
-    import json
-
+    from fedpath.cli import output
     from fedpath.cli.run.show import facts
     from fedpath.core.config import load_federation
     from fedpath.server.registry.requests import submit as put
@@ -69,39 +88,44 @@ def submit(
         priority=priority,
         after=None if after is None else registry.find(after),
     )
-    typer.echo(json.dumps(facts(run), indent=2) if as_json else f"submitted run {run.run}")
-    if not as_json and not registry.is_served(run.federation):
-        typer.echo("nobody serves the queue now: start `fedpath server serve`", err=True)
+    if as_json:
+        output.document(facts(run))
+    else:
+        typer.echo(f"submitted run {run.run}")
+    if not registry.is_served(run.federation):
+        output.note("nobody serves the queue now: start `fedpath server serve`")
 
 
-@app.command()
-def stop(run: RunName, dir: Dir = None) -> None:  # noqa: A002
+@app.command(epilog=examples("fedpath run stop latest --dir coordinator"))
+def stop(run: RunName, dir: Dir = None, as_json: AsJson = False) -> None:  # noqa: A002
     """Take a run out of the queue, or end it at a safe point; what it has done is kept, and `resume` goes on."""
     from fedpath.server.registry.requests import stop as ask
 
     registry = registry_of(dir)
-    typer.echo(ask(registry, registry.find(run)))
+    _say(ask(registry, found := registry.find(run)), registry, found, as_json=as_json)
 
 
-@app.command()
-def resume(run: RunName, dir: Dir = None) -> None:  # noqa: A002
+@app.command(epilog=examples("fedpath run resume latest --dir coordinator"))
+def resume(run: RunName, dir: Dir = None, as_json: AsJson = False) -> None:  # noqa: A002
     """Put a run that was stopped or has failed into the queue again: it goes on where it was."""
     from fedpath.server.registry.requests import resume as ask
 
     registry = registry_of(dir)
-    typer.echo(ask(registry, registry.find(run)))
+    _say(ask(registry, found := registry.find(run)), registry, found, as_json=as_json)
 
 
-@app.command()
-def watch(run: RunName, dir: Dir = None) -> None:  # noqa: A002
+@app.command(
+    epilog=examples("fedpath run watch latest --dir coordinator", "fedpath run watch latest --dir coordinator --json")
+)
+def watch(run: RunName, dir: Dir = None, as_json: AsLines = False) -> None:  # noqa: A002
     """Follow a run until it ends; exit with its code. Ctrl-C leaves the run alone."""
     from fedpath.cli.run.watch import watch_run
 
     registry = registry_of(dir)
-    raise typer.Exit(watch_run(registry, registry.find(run)))
+    raise typer.Exit(watch_run(registry, registry.find(run), as_json=as_json))
 
 
-@app.command()
+@app.command(epilog=examples("fedpath run compare latest longer --dir coordinator"))
 def compare(
     runs: Annotated[list[str], typer.Argument(metavar="RUN RUN…", help="Two runs or more.")],
     dir: Dir = None,  # noqa: A002
@@ -114,23 +138,45 @@ def compare(
     print_comparison(registry, [registry.find(run) for run in runs], as_json=as_json)
 
 
-@app.command()
+@app.command(
+    epilog=examples(
+        "fedpath run export latest --dir coordinator --to lung.zip",
+        "fedpath run export latest --dir coordinator --to lung",
+    )
+)
 def export(
     run: RunName,
     to: Annotated[Path, typer.Option(help="A file that ends with .zip, or a folder; it must not be there yet.")],
     dir: Dir = None,  # noqa: A002
+    as_json: AsJson = False,
 ) -> None:
     """Write the model, its summary, the rounds' manifests, the settings and a table of participation."""
+    from fedpath.cli.output import document
     from fedpath.server.export import export_run
 
     registry = registry_of(dir)
     found = registry.find(run)
     names = export_run(registry, found, to)
-    typer.echo(f"run {found.run}: {len(names)} files in {to}")
+    if as_json:
+        document({"run": found.run, "path": to, "files": names})
+    else:
+        typer.echo(f"run {found.run}: {len(names)} files in {to}")
+
+
+def _say(words: str, registry: "Registry", run: "Run", *, as_json: bool) -> None:
+    """Say what became of a request, or with --json how the run is now."""
+    from fedpath.cli.output import document
+    from fedpath.cli.run.show import facts
+
+    if as_json:
+        document(facts(registry.get(run.federation, run.run) or run) | {"says": words})
+    else:
+        typer.echo(words)
 
 
 def registry_of(state: Path | None, *, make: bool = False) -> "Registry":
     """Open the registry that the options name; what only the folders know is taken in."""
+    from fedpath.cli.output import note
     from fedpath.server.registry import Registry
     from fedpath.server.registry.index import index_folders
     from fedpath.server.runs import RUNS_FOLDER
@@ -139,5 +185,5 @@ def registry_of(state: Path | None, *, make: bool = False) -> "Registry":
     if registry.served():  # by a coordinator, which sees to it
         return registry
     for trouble in index_folders(registry, state / RUNS_FOLDER) if state is not None else []:
-        typer.echo(f"passed over: {trouble}", err=True)
+        note(f"passed over: {trouble}")
     return registry

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import typer
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedpath.cli.output import document
 from fedpath.cli.run.show import figure
 from fedpath.core.errors import ConfigError
 from fedpath.server.folder import SUMMARY_FILE
@@ -24,7 +24,7 @@ def print_comparison(registry: Registry, runs: Sequence[Run], *, as_json: bool) 
     compared = {run.run: _figures(registry, run) for run in runs}
     settings = differing(runs)
     if as_json:
-        typer.echo(json.dumps({"settings": settings, "runs": compared}, indent=2))
+        document({"settings": settings, "runs": compared})
         return
     console = Console(highlight=False)
     names = [escape(f"{run.run} ({run.label})" if run.label else run.run) for run in runs]

@@ -1,6 +1,5 @@
 """Print runs: `fedpath run list` and `fedpath run show`."""
 
-import json
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fedpath.cli.output import document
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import ConfigError, did_you_mean
 from fedpath.server.folder import settings_of_run
@@ -29,7 +29,7 @@ def print_list(registry: Registry, states: Sequence[str], *, as_json: bool) -> N
             raise ConfigError(f"--state {state}: no such state", remedy=remedy)
     runs = [run for run in registry.runs() if not states or run.state in states]
     if as_json:
-        typer.echo(json.dumps([facts(run) for run in runs], indent=2))
+        document([facts(run) for run in runs])
         return
     if not runs:
         typer.echo(f"no run{' in that state' if states else ' yet'} in {registry.where}")
@@ -97,7 +97,7 @@ def print_run(registry: Registry, run: Run, *, as_json: bool) -> None:
         for part in history.parts:
             parts.setdefault((part.stage, part.round), {})[part.site] = part_facts(part)
         rounds = [round_facts(round_) | {"sites": parts[round_.stage, round_.round]} for round_ in history.rounds]
-        typer.echo(json.dumps(facts(run) | {"settings": differ, "config": run.config, "round": rounds}, indent=2))
+        document(facts(run) | {"settings": differ, "config": run.config, "round": rounds})
         return
     console = Console(highlight=False)
     label = f" ({run.label})" if run.label else ""

@@ -1,17 +1,18 @@
 """`fedpath run watch`: follow a run until it ends; in a terminal as a table that changes, elsewhere line by line."""
 
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import nullcontext
+from typing import Any
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 from rich.text import Text
 
-from fedpath.cli.run.show import figure, rounds_table, says
+from fedpath.cli import output
+from fedpath.cli.run.show import facts, figure, part_facts, round_facts, rounds_table, says
 from fedpath.server.registry import Part, Registry, RegistryAwayError, Round, Run
 
 _LOOK_S = 0.5
@@ -20,11 +21,11 @@ _SHOWN = 12
 _OVER = ("finished", "failed", "stopped")
 
 
-def watch_run(registry: Registry, run: Run) -> int:
+def watch_run(registry: Registry, run: Run, *, as_json: bool = False) -> int:
     """Follow a run; return the exit code that it ended with."""
-    live = sys.stdout.isatty()
-    said = _Said()
-    display = Live(console=Console(highlight=False), refresh_per_second=4) if live else nullcontext()
+    console = output.console(quiet=as_json)
+    told = _Told() if as_json else _Said()
+    display = Live(console=console, refresh_per_second=4) if output.moves(console) else nullcontext()
     with display as screen:
         while True:
             there = _look(registry, run)
@@ -33,11 +34,13 @@ def watch_run(registry: Registry, run: Run) -> int:
                 if screen is not None:
                     screen.update(_picture(run, rounds, parts))
                 else:
-                    for line in said.new(run, rounds, parts):
-                        typer.echo(line)
+                    told.tell(run, rounds, parts)
                 if run.state in _OVER:
                     break
             threading.Event().wait(_LOOK_S)
+    if as_json:
+        output.result(**facts(run))
+        return run.exit_code or 0
     if screen is not None:
         typer.echo(_ending(run))
     if run.remedy:
@@ -62,6 +65,11 @@ class _Said:
         self._state, self._doing = "", ""
         self._rounds: dict[tuple[str, int], str] = {}
 
+    def tell(self, run: Run, rounds: list[Round], parts: list[Part]) -> None:
+        """Print what is new."""
+        for line in self.new(run, rounds, parts):
+            typer.echo(line)
+
     def new(self, run: Run, rounds: list[Round], parts: list[Part]) -> Iterator[str]:
         """Yield what is new."""
         for round_ in rounds:
@@ -78,6 +86,27 @@ class _Said:
         self._doing = doing
         if run.state in _OVER:
             yield _ending(run)
+
+
+class _Told:
+    """The same for programs: a line when the run's state or what it is at changes, and one a round."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, Any] = {}
+        self._rounds: dict[tuple[str, int], str] = {}
+
+    def tell(self, run: Run, rounds: list[Round], parts: list[Part]) -> None:
+        """Print what is new."""
+        for round_ in rounds:
+            key = round_.stage, round_.round
+            if self._rounds.get(key) != round_.result:
+                self._rounds[key] = round_.result
+                sites = {part.site: part_facts(part) for part in parts if (part.stage, part.round) == key}
+                output.line("round", run=run.run, **round_facts(round_), sites=sites)
+        now = {"state": run.state, "doing": says(run, {}), "done": run.done, "rounds": run.rounds}
+        if now != self._last:
+            self._last = now
+            output.line("run", run=run.run, **now)
 
 
 def _line(round_: Round, parts: list[Part]) -> str:

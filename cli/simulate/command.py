@@ -5,6 +5,14 @@ from typing import Annotated
 
 import typer
 
+from fedpath.cli.examples import examples
+from fedpath.cli.output import AsLines
+
+EXAMPLES = examples(
+    "fedpath simulate --config federation.toml --sites 200",
+    "fedpath simulate --config federation.toml --sites 50 --data cohort --skew 0.3 --failures 0.01",
+)
+
 
 def simulate_command(
     config: Annotated[Path, typer.Option(help="federation.toml, as the coordinator has it.")],
@@ -51,10 +59,12 @@ def simulate_command(
         float, typer.Option(min=0, help="Share of a GPU for each hospital at work, for example 0.25; 0: on the CPU.")
     ] = 0.0,
     new: Annotated[bool, typer.Option("--new", help="Begin a new run, even if the last one is not finished.")] = False,
+    as_json: AsLines = False,
 ) -> None:
-    """Run a federation of many hospitals here, each as a task: the same file, coordinator and training as a real one.
+    """Run a federation of many hospitals on this machine, before anybody is asked to join.
 
-    A hospital whose process dies, or whose data is broken, is left out by name, and the run goes on.
+    Each hospital is a task; file, coordinator and training are those of a real federation. A hospital whose process
+    dies, or whose data is broken, is left out by name, and the run goes on.
     """
     import sys
 
@@ -81,7 +91,7 @@ def simulate_command(
         gpus=gpus,
         new=new,
     )
-    run(options, Console(file=sys.stdout))
+    run(options, Console(file=sys.stdout, quiet=as_json), as_json=as_json)
 
 
 def _named(text: str) -> tuple[str, Path]:

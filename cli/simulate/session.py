@@ -10,6 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
+from fedpath.cli import output
 from fedpath.cli.simulate.coordinate import coordinate
 from fedpath.cli.simulate.federation import simulated, site_names
 from fedpath.cli.simulate.hospitals import Deal, check_folder, make_hospitals, remove_hospitals
@@ -50,8 +51,13 @@ class Options:
     new: bool = False
 
 
-def run(options: Options, console: Console) -> dict[str, Any]:
+def run(options: Options, console: Console, *, as_json: bool = False) -> dict[str, Any]:
     """Simulate; return the summary.
+
+    Args:
+        options: of the command.
+        console: where progress and tables go.
+        as_json: print events as lines of JSON too.
 
     Raises:
         ConfigError: the options, federation.toml or the folder do not allow it.
@@ -70,12 +76,16 @@ def run(options: Options, console: Console) -> dict[str, Any]:
         deal = Deal(config.federation.sites, options.given, options.data, options.patients, options.skew, seed)
         hospitals = make_hospitals(deal, config, options.out, processes.ray)
         view.begin(len(hospitals), processes.at_once, options.out)
-        events = EventLog(options.out / EVENTS_FILE, view.event)
+        events = EventLog(options.out / EVENTS_FILE, output.event if as_json else view.event)
         with view.shown():
             folder, summary = _simulate(options, config, hospitals, processes, events, stop, view)
     if not options.keep:
         remove_hospitals(options.out)
-    show_result(console, folder, summary, time.monotonic() - began)
+    seconds = time.monotonic() - began
+    if as_json:
+        output.result(folder=folder, summary=summary, seconds=seconds)
+    else:
+        show_result(console, folder, summary, seconds)
     return summary
 
 

@@ -13,6 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from fedpath.cli import output
 from fedpath.core.events import Event
 from fedpath.core.exchange.messages import Evaluate, Order, Train
 from fedpath.server.records import RoundManifest, read_rounds
@@ -47,7 +48,7 @@ class View:
     @contextmanager
     def shown(self) -> Iterator[None]:
         """Show a bar while the context lasts, where there is a terminal."""
-        if not self._console.is_terminal:
+        if not output.moves(self._console):
             yield
             return
         columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()]
@@ -95,10 +96,12 @@ class View:
             case "judged" if values["auc"] is not None and values["round"] > 0:
                 self._say(f"  model of round {values['round']}: validation AUC {values['auc']:.3f}")
             case "round_finished":
-                counted, seconds = len(values["answered"]), values["seconds"]
+                answered, counted, seconds = len(values["answered"]), len(values["contributed"]), values["seconds"]
+                # A robust estimator may choose some of the updates, and leave the others out.
+                unchosen = f", {answered - counted} more answered" if counted < answered else ""
                 self._say(
-                    f"round {values['round']} of {self._rounds}: {counted} of {self._in_round} hospitals counted, "
-                    f"{seconds:.1f} s ({counted / max(seconds, 1e-9):.0f} a second)"
+                    f"round {values['round']} of {self._rounds}: {counted} of {self._in_round} hospitals counted"
+                    f"{unchosen}, {seconds:.1f} s ({answered / max(seconds, 1e-9):.0f} a second)"
                 )
                 for site, reason in list(self._failed.items())[:_NAMED]:
                     self._say(f"  {site}: {reason}")
@@ -158,7 +161,7 @@ def _rounds_table(manifests: Sequence[RoundManifest], summary: dict[str, Any]) -
     # What a model is worth is said when the next round starts from it.
     judged = [manifest.validation_auc for manifest in manifests[1:]] + [summary["last_validation_auc"]]
     for manifest, auc in zip(manifests, judged, strict=True):
-        counted = [manifest.sites[site] for site in manifest.counted()]
+        counted = [manifest.sites[site] for site in manifest.contributed()]
         losses = [part.training_loss for part in counted if part.training_loss is not None]
         times = [part.training_s for part in counted if part.training_s is not None]
         table.add_row(

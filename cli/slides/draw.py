@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from fedpath.cli.output import AsJson
+
 
 def draw_command(
     folder: Annotated[Path, typer.Argument(help="The hospital's folder; made if need be.")],
@@ -12,19 +14,23 @@ def draw_command(
     index: Annotated[int, typer.Option(help="Which stain and scanner it has, from 0.", min=0)] = 0,
     seed: Annotated[int, typer.Option(help="The same seed gives the same slides.", min=0)] = 0,
     slides: Annotated[int, typer.Option(help="How many slides; half of them with tumour.")] = 30,
+    as_json: AsJson = False,
 ) -> None:
     """Draw a hospital for demos and tests: slides, a manifest, and the truth about every planted tumour nest."""
-    from rich.progress import Progress
-
+    from fedpath.cli.output import document
+    from fedpath.cli.slides.live import bar
     from fedpath.client.slides.synthetic import make_hospital
 
-    with Progress() as live:
-        task = live.add_task(f"hospital {site}", total=slides)
+    with bar(f"hospital {site}", quiet=as_json) as show:
         make_hospital(
             folder,
             site=site,
             index=index,
             seed=seed,
             slides=slides,
-            progress=lambda done, _total: live.update(task, completed=done),
+            progress=lambda done, total: show("", done, total),
         )
+    if as_json:
+        document({"site": site, "folder": folder, "slides": slides})
+    else:
+        typer.echo(f"{slides} slides of hospital {site}, manifest.csv and truth are in {folder}")

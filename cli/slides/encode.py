@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from fedpath.cli.output import AsLines
+
 if TYPE_CHECKING:
     from fedpath.client.slides.crew import Crew
     from fedpath.client.slides.outcome import EncodeReport
@@ -53,12 +55,14 @@ def encode_command(
         str | None,
         typer.Option(metavar="ADDRESS", help="Ray cluster on which the workers run; 'local' starts one here."),
     ] = None,
+    as_json: AsLines = False,
 ) -> None:
     """Find tissue, cut patches by exact µm/px, encode them; one feature file a slide.
 
     Interrupted or repeated, the run takes up where it was: a slide is skipped if its feature file is whole and was made
     from the same slide with the same settings. A slide that cannot be encoded is listed with its reason.
     """
+    from fedpath.cli import output
     from fedpath.cli.slides.progress import shown
     from fedpath.client.slides.encode import encode_folder
     from fedpath.client.slides.settings import EncodeSettings
@@ -75,7 +79,7 @@ def encode_command(
         threads=threads,
     )
     where = _device(device)
-    with shown() as show:
+    with shown(as_json=as_json) as show:
         report = encode_folder(
             slides,
             out,
@@ -86,7 +90,10 @@ def encode_command(
             crew=_crew(ray, workers, where),
             progress=show,
         )
-    _show(report, out)
+    if as_json:
+        output.result(**output.plain(report), folder=out)
+    else:
+        _show(report, out)
     if not report.done and not report.skipped:
         first = report.quarantined[0]
         raise DataError(f"no slide could be encoded; the first: {first.reason}", remedy=first.remedy)
@@ -138,14 +145,14 @@ def _gpus() -> int:
 
 def _show(report: "EncodeReport", out: Path) -> None:
     """Print what became of the slides."""
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
 
+    from fedpath.cli import output
     from fedpath.client.slides.encode import REPORT
     from fedpath.client.slides.page import PAGE
 
-    console = Console()
+    console = output.console()
     there = report.done + report.skipped
     table = Table(title="slides to features")
     for heading in ("", "slides", "patches", "unreadable patches", "µm/px of level 0"):

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fedpath.cli.output import AsJson
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -16,18 +18,13 @@ def info_command(
     slide_mpp: Annotated[
         float | None, typer.Option(help="µm/px of level 0, for slides that state none (0.25 for a 40x scan).")
     ] = None,
-    json_: Annotated[bool, typer.Option("--json", help="As a JSON list.")] = False,
+    as_json: AsJson = False,
 ) -> None:
-    """Show format, size, levels, µm/px and how a slide is read. Labels, macro images and other header fields are not
-    read: they can carry names.
+    """Show format, size, levels, µm/px and how a slide is read.
 
-    Slides that cannot be read are named after the others, and the command ends with an error.
+    Labels, macro images and other header fields are not read: they can carry names. Slides that cannot be read are named after the others, and the command ends with an error.
     """
-    import json
-    from dataclasses import asdict
-
-    from rich.console import Console
-
+    from fedpath.cli.output import console, document
     from fedpath.client.slides.info import slide_info
     from fedpath.core.errors import DataError
 
@@ -37,12 +34,12 @@ def info_command(
             infos.append(slide_info(path, slide_mpp=slide_mpp))
         except DataError as error:
             errors.append(error)
-    if json_:
-        typer.echo(json.dumps([asdict(info) for info in infos], indent=2))
+    if as_json:
+        document(infos)
     else:
-        console = Console()
+        out = console()
         for info in infos:
-            _show(info, console)
+            _show(info, out)
     if errors:
         others = f" ({len(errors)} of {len(slides)} slides cannot be read)" if len(errors) > 1 else ""
         raise DataError(f"{errors[0].message}{others}", remedy=errors[0].remedy)

@@ -1,9 +1,10 @@
 """Live progress of an encode run: bars on a terminal, a line a slide elsewhere."""
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from fedpath.cli import output
 
 if TYPE_CHECKING:
     from fedpath.client.slides.outcome import EncodeProgress
@@ -12,15 +13,16 @@ Show = Callable[["EncodeProgress"], None]
 
 
 @contextmanager
-def shown() -> Iterator[Show]:
+def shown(*, as_json: bool = False) -> Iterator[Show]:
     """Give what is to be called with the progress."""
-    if not sys.stdout.isatty():
-        yield _Lines()
+    console = output.console(quiet=as_json)
+    if not output.moves(console):
+        yield _Lines(as_json)
         return
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
     columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()]
-    with Progress(*columns, TextColumn("{task.fields[left]}")) as live:
+    with Progress(*columns, TextColumn("{task.fields[left]}"), console=console) as live:
         slides = live.add_task("slides", total=None, left="")
         patches = live.add_task("looking for slides", total=None, left="")
 
@@ -37,13 +39,16 @@ def shown() -> Iterator[Show]:
 class _Lines:
     """One line when a slide begins."""
 
-    def __init__(self) -> None:
-        self._last = ""
+    def __init__(self, as_json: bool) -> None:
+        self._last, self._as_json = "", as_json
 
     def __call__(self, at: "EncodeProgress") -> None:
         if at.slide_id == self._last:
             return
         self._last = at.slide_id
+        if self._as_json:
+            output.line("slide", slide_id=at.slide_id, done=at.index, total=at.total, seconds_left=at.seconds_left)
+            return
         left = "" if at.seconds_left is None else f", about {in_words(at.seconds_left)} left"
         print(f"slide {at.index + 1} of {at.total}: {at.slide_id}{left}", flush=True)
 

@@ -5,6 +5,14 @@ from typing import Annotated
 
 import typer
 
+from fedpath.cli.examples import examples
+from fedpath.cli.output import AsLines
+
+EXAMPLES = examples(
+    "fedpath train --config federation.toml --site A/site.toml --out A/alone",
+    "fedpath train --config federation.toml --site A/site.toml --site B/site.toml --out pooled --folds 5",
+)
+
 
 def train_command(
     config: Annotated[Path, typer.Option(help="federation.toml: model, labels, features, training.")],
@@ -22,6 +30,7 @@ def train_command(
     mlflow: Annotated[
         str | None, typer.Option(help="Send curves to this MLflow: http://HOST:PORT or sqlite:///FILE.", metavar="URI")
     ] = None,
+    as_json: AsLines = False,
 ) -> None:
     """Train without a federation: one hospital alone, or pooled data.
 
@@ -30,4 +39,4 @@ def train_command(
     """
     from fedpath.cli.train.run import run
 
-    run(config, site, out, seed=seed, folds=folds, tensorboard=tensorboard, mlflow=mlflow)
+    run(config, site, out, seed=seed, folds=folds, tensorboard=tensorboard, mlflow=mlflow, as_json=as_json)

@@ -15,14 +15,17 @@ from fedpath.core.training.cross_validation import Fold, make_folds, spread
 from fedpath.core.training.metrics import averaging
 
 
-def cross_validate(job: Job, examples: list[Example], folds: int, validation_share: float) -> list[str]:
-    """Train every fold that is not finished, and write the summary; return it in words.
+def cross_validate(
+    job: Job, examples: list[Example], folds: int, validation_share: float, progress: TrainingProgress
+) -> tuple[list[str], dict[str, Any]]:
+    """Train every fold that is not finished, and write the summary; return it in words and as it is written.
 
     Args:
         job: what the folds share.
         examples: of all splits.
         folds: how many.
         validation_share: of the patients that a fold does not test.
+        progress: shows how far it is.
 
     Raises:
         ConfigError: a folder holds a fold that was made otherwise; nothing is trained then.
@@ -42,7 +45,7 @@ def cross_validate(job: Job, examples: list[Example], folds: int, validation_sha
     missing = sum(report is None for report in reports.values())
     finished: dict[int, dict[str, Any]] = {}
     predictions: list[Prediction] = []
-    with TrainingProgress(", ".join(job.sites), missing, job.epochs) as progress:
+    with progress.of(missing):
         for fold in made:
             folder = _folder(job, fold)
             report = reports[fold.number]
@@ -61,7 +64,8 @@ def cross_validate(job: Job, examples: list[Example], folds: int, validation_sha
     summary = _summary(job, list(finished.values()), predictions)
     write_json(job.out / "summary.json", summary)
     pictures = draw(job.out, list(finished.values()), summary["pooled"], predictions)
-    return [*summary_lines(summary), f"summary.json, predictions.csv and the folds are in {job.out}", pictures]
+    where = f"summary.json, predictions.csv and the folds are in {job.out}"
+    return [*summary_lines(summary), where, pictures], summary
 
 
 def _folder(job: Job, fold: Fold) -> Path:

@@ -1,14 +1,14 @@
-"""How far a training is: a bar with the latest figures on a terminal, a line a validation in a log."""
+"""How far a training is: a bar with the latest figures on a terminal, a line a validation in a log or as JSON."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
-from types import TracebackType
-from typing import Self
 
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
+from fedpath.cli import output
 from fedpath.core.training import Metrics, Validated
 from fedpath.core.training.alone import merit
 
@@ -18,13 +18,14 @@ class TrainingProgress:
 
     Args:
         name: of what is trained on.
-        trainings: how many there will be.
         epochs: planned for each.
+        as_json: print lines of JSON instead.
     """
 
-    def __init__(self, name: str, trainings: int, epochs: int) -> None:
-        self._name, self._left, self._epochs = name, trainings, epochs
-        self._console = Console()
+    def __init__(self, name: str, epochs: int, *, as_json: bool = False) -> None:
+        self._name, self._left, self._epochs, self._as_json = name, 0, epochs, as_json
+        self._console = output.console(quiet=as_json)
+        self._moves = output.moves(self._console)
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(bar_width=16),
@@ -32,7 +33,7 @@ class TrainingProgress:
             # The last column gives way first on a narrow terminal.
             TextColumn("{task.fields[figures]}", table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1)),
             console=self._console,
-            disable=not self._console.is_terminal or not trainings,
+            disable=not self._moves,
             expand=True,
             transient=True,
         )
@@ -41,14 +42,18 @@ class TrainingProgress:
         self._label = name
         self._best: tuple[int, Metrics] | None = None
 
-    def __enter__(self) -> Self:
+    @contextmanager
+    def of(self, trainings: int) -> Iterator[None]:
+        """Show a bar while the context lasts, for so many trainings."""
+        self._left = trainings
+        if not trainings:
+            yield
+            return
         self._bar.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._bar.stop()
+        try:
+            yield
+        finally:
+            self._bar.stop()
 
     def begin(self, label: str) -> None:
         """Start the next training."""
@@ -64,6 +69,8 @@ class TrainingProgress:
 
     def validated(self, result: Validated) -> None:
         """Show a validation."""
+        if self._as_json:
+            output.line("validated", training=self._label, epochs=self._epochs, **output.plain(result))
         course = f"epoch {result.epoch}/{self._epochs}, loss {result.train_loss:.3f}"
         figures = ""
         if result.validation is not None:
@@ -72,7 +79,7 @@ class TrainingProgress:
             epoch, best = self._best
             figures = f"validation AUC {_auc(result.validation)}, best {_auc(best)} of epoch {epoch}"
         self._bar.update(self._task, figures=", ".join(filter(None, [figures, course])))
-        if not self._console.is_terminal:
+        if not self._moves and not self._as_json:
             self.say(f"{self._label}: " + ", ".join(filter(None, [course, figures])))
 
     def end(self, line: str) -> None:
@@ -82,6 +89,8 @@ class TrainingProgress:
 
     def say(self, line: str) -> None:
         """Print a line above the bar."""
+        if self._as_json:
+            output.line("said", line=line)
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 

@@ -1,10 +1,12 @@
 """From the options of ``fedpath train`` to its files."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 import typer
 
+from fedpath.cli import output
 from fedpath.cli.train.data import check_features, pool, site_and_patient
 from fedpath.cli.train.folds import cross_validate
 from fedpath.cli.train.once import Job, settings_of, train_once
@@ -27,6 +29,7 @@ def run(
     folds: int | None,
     tensorboard: bool,
     mlflow: str | None,
+    as_json: bool,
 ) -> None:
     """Carry out the command; the options are those of ``train_command``."""
     federation = load_federation(config)
@@ -52,24 +55,36 @@ def run(
     )
     torch.set_num_threads(compute.threads)
     examples = pool(federation, sites)
-    typer.echo(f"{', '.join(names)}: {_patients(examples, folds)}; {device}, {job.precision}")
+    said = [f"{', '.join(names)}: {_patients(examples, folds)}; {device}, {job.precision}"]
     if federation.clinical is not None:
-        typer.echo(_clinical(job, examples))
+        said.append(_clinical(job, examples))
     if job.precision == "bfloat16" and not fast_bfloat16(device):
-        typer.echo("this CPU has no AMX: bfloat16 is slower on it than float32", err=True)
-    lines = (
-        _once(job, examples)
+        output.note("this CPU has no AMX: bfloat16 is slower on it than float32")
+    progress = TrainingProgress(", ".join(names), job.epochs, as_json=as_json)
+    for line in said:
+        progress.say(line)
+    lines, report = (
+        _once(job, examples, progress)
         if folds is None
         else cross_validate(
-            job, [example for part in examples.values() for example in part], folds, sites[0].data.validation_share
+            job,
+            [example for part in examples.values() for example in part],
+            folds,
+            sites[0].data.validation_share,
+            progress,
         )
     )
-    typer.echo("\n".join(lines))
+    if as_json:
+        output.result(folder=out, report=report)
+    else:
+        typer.echo("\n".join(lines))
 
 
-def _once(job: Job, examples: dict[Split, list[Example]]) -> list[str]:
-    """Train once on the splits of the manifests; return what there is to say."""
-    with TrainingProgress(", ".join(job.sites), 1, job.epochs) as progress:
+def _once(
+    job: Job, examples: dict[Split, list[Example]], progress: TrainingProgress
+) -> tuple[list[str], dict[str, Any]]:
+    """Train once on the splits of the manifests; return what there is to say, and what metrics.json says."""
+    with progress.of(1):
         progress.begin("")
         report, predictions = train_once(job, examples, job.out, progress, settings=settings_of(job, examples))
     pictures = draw(job.out, [report], report["test"], predictions)
@@ -79,11 +94,8 @@ def _once(job: Job, examples: dict[Split, list[Example]]) -> list[str]:
             f"ended after epoch {report['epochs']} of {report['planned_epochs']}: no better model in "
             f"{job.federation.training.patience} validations"
         )
-    return [
-        *lines,
-        f"best of epoch {report['best_epoch']} and last of epoch {report['epochs']} are in {job.out}",
-        pictures,
-    ]
+    where = f"best of epoch {report['best_epoch']} and last of epoch {report['epochs']} are in {job.out}"
+    return [*lines, where, pictures], report
 
 
 def _patients(examples: dict[Split, list[Example]], folds: int | None) -> str:

@@ -72,7 +72,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.2, 10.0
 _PIECE_WAIT_S, _PIECE_WAIT_CAP_S, _PIECE_TOTAL_S = 0.02, 0.5, 600.0
 
 AGENT, _QUIET_S = "the agent", 300.0
-"""Its name among the signs of life, and how long it may give none between two calls, unless it works (phases say so)."""
+"""Its name among the signs of life, and how long it may give none between two calls, unless it works."""
 
 logging.getLogger("flwr").setLevel(logging.ERROR)
 

@@ -12,8 +12,8 @@ _MEMORY, _BUSY = "fedpath_client_gpu_memory_bytes", "fedpath_client_gpu_utilizat
 def gpus(peaks: Mapping[str, float]) -> Iterator[Series]:
     """Give memory and work of each GPU that torch sees.
 
-    Asking a GPU that this process does not use would take a few hundred MB of it, so there only NVML is asked, where its
-    Python package (nvidia-ml-py) is installed.
+    Asking a GPU that this process does not use would take a few hundred MB of it, so there only NVML is asked, where
+    its Python package (nvidia-ml-py) is installed.
 
     Args:
         peaks: most bytes that child processes held, by the GPU's number.

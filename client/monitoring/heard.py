@@ -27,8 +27,8 @@ class Heard:
     def __init__(self, metrics: Metrics, pulse: Pulse) -> None:
         self._metrics, self._pulse, self._lock = metrics, pulse, threading.Lock()
         self._phase, self._since = "starting", 0.0
-        self._samples = self._encoded = 0
-        """Of the training, and of the encoding, that is going on."""
+        self._samples = 0
+        """Slides that the training which is going on has seen."""
         self._peak = 0.0
         """Most bytes that one of DeepSpeed's processes held."""
         self._told: dict[tuple[object, str], float] = {}
@@ -71,11 +71,6 @@ class Heard:
             case "trained":
                 self._samples = 0
                 metrics.set("fedpath_client_training_loss", values["loss"])
-            case "encoding":
-                self._count_encoded(int(values["done"]))
-            case "encoded":
-                self._count_encoded(int(values["slides"]))
-                self._encoded = 0
             case _:
                 self._take_trouble(event)
 
@@ -94,6 +89,7 @@ class Heard:
             case "patches_read":
                 metrics.count("fedpath_client_data_errors_total", values["unreadable"], reason="patch")
             case "out_of_memory":
+                self._samples = 0
                 metrics.count("fedpath_client_oom_total")
             case "training_lost":
                 self._samples = 0
@@ -120,11 +116,6 @@ class Heard:
     def _show_phase(self) -> None:
         for phase in PHASES:
             self._metrics.set("fedpath_client_phase", float(phase == self._phase), phase=phase)
-
-    def _count_encoded(self, done: int) -> None:
-        if done > self._encoded:
-            self._metrics.count("fedpath_client_slides_encoded_total", done - self._encoded)
-            self._encoded = done
 
     def _of_child(self, event: Event) -> None:
         """Take in what a child process tells: sums since it began, and the most that it held."""

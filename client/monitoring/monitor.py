@@ -1,4 +1,4 @@
-"""All that can be seen of a hospital's agent: metrics that its events make, what is looked up at a scrape, its health."""
+"""All that can be seen of a hospital's agent: metrics from its events, what is looked up at a scrape, its health."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -19,6 +19,7 @@ from fedpath.client.slides.settings import EncodeSettings
 from fedpath.client.slides.work import Tell, encode_slides
 from fedpath.core.cluster import connected
 from fedpath.core.errors import ConfigError, DataError, FedpathError
+from fedpath.core.monitoring.children import tell as tell_daemon
 
 _MOST_TRIES = 2
 _MOST_FALSE_STARTS = 3
@@ -203,5 +204,9 @@ class _Worker:
                 else:
                     time.sleep(_TELL_EVERY_S)
 
+        bad = 0
         for job, outcome in encode_slides(jobs(), ready, settings, tell):
+            if isinstance(outcome, Quarantined):
+                bad += 1
+                tell_daemon("encoder", bad_slides=bad)
             ray.get(desk.finished.remote(name, job, outcome))

@@ -1,5 +1,6 @@
 """Slides encoded one after the other on one device."""
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +20,10 @@ from fedpath.client.slides.read_ahead import ReadAhead, Reading
 from fedpath.client.slides.settings import EncodeSettings
 from fedpath.core.bags import write_features
 from fedpath.core.errors import DataError
+from fedpath.core.monitoring.children import tell as tell_daemon
 
+_ENCODED = itertools.count(1)
+"""Slides that this process has encoded."""
 Tell = Callable[[Job, int, int], None]
 """Called with a slide, its patches that are done, and all of them (0 while it is prepared)."""
 
@@ -49,6 +53,8 @@ def encode_slides(
         for job, found in ahead:
             tell(job, 0, 0)
             outcome = _encode(job, found, encoder, settings, tell) if isinstance(found, Reading) else found
+            if isinstance(outcome, SlideResult) and outcome.seconds is not None:
+                tell_daemon("encoder", slides=next(_ENCODED))
             yield job, _quarantined(job, outcome) if isinstance(outcome, DataError) else outcome
 
 

@@ -15,7 +15,7 @@ from fedpath.core.config.federated import (
     LocalSection,
     OptimizerSection,
 )
-from fedpath.core.config.loading import FilePath, Section, load_toml
+from fedpath.core.config.loading import FilePath, Section, load_toml, parse_toml
 from fedpath.core.config.model import ModelSection
 from fedpath.core.config.names import Address, BindAddress, FederationName, SiteName
 from fedpath.core.config.stages import Stage, check_order
@@ -162,7 +162,23 @@ def load_federation(path: Path) -> FederationConfig:
     Raises:
         ConfigError: naming the file, the key and the remedy.
     """
-    config = load_toml(path, FederationConfig)
+    return _with_whole_paths(load_toml(path, FederationConfig), path)
+
+
+def federation_of(text: str, path: Path) -> FederationConfig:
+    """Read the text of a ``federation.toml`` that is in no file; its paths become absolute.
+
+    Args:
+        text: TOML.
+        path: where it would be: what errors call it, and where relative paths begin.
+
+    Raises:
+        ConfigError: naming the key and the remedy.
+    """
+    return _with_whole_paths(parse_toml(text, path, FederationConfig), path)
+
+
+def _with_whole_paths(config: FederationConfig, path: Path) -> FederationConfig:
     credentials = (path.parent / config.server.credentials).resolve()
     server = config.server.model_copy(update={"credentials": credentials})
     encoder = config.encoder

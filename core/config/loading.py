@@ -31,15 +31,33 @@ def load_toml(path: Path, schema: type[S]) -> S:
         ConfigError: the file is missing, not TOML, or does not fit the schema; the first fault is named.
     """
     try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file", remedy="check the path given to --config") from None
     except IsADirectoryError:
         raise ConfigError(f"{path}: is a folder", remedy="name the .toml file itself") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}", remedy="correct the file at that place") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read: {error.strerror}", remedy="check the path and its rights") from None
+    return parse_toml(text, path, schema)
+
+
+def parse_toml(text: str, path: Path, schema: type[S]) -> S:
+    """Read a text as ``schema``.
+
+    Args:
+        text: TOML.
+        path: what errors call it.
+        schema: of the text.
+
+    Raises:
+        ConfigError: it is not TOML, or does not fit the schema; the first fault is named.
+    """
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}", remedy="correct the file at that place") from None
     try:
         return schema.model_validate(content)
     except ValidationError as error:

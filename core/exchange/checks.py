@@ -80,8 +80,8 @@ class Expected:
 
 
 CAUSES = ("form", "counts", "not_finite", "norm", "untrained", "stale", "unreadable", "other")
-"""Why an update does not count, in one word: it is not of the form that was asked for; counts patients that it cannot have;
-holds NaN or infinity; changes the model too much; not at all; is of too old a round; is no file of arrays; anything else."""
+"""Why an update does not count, in one word: it is not of the form that was asked for; counts patients that it cannot
+have; holds NaN or infinity; changes the model too much, or not at all; is of too old a round; is no file of arrays."""
 _STORED_AS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8"}
 
 

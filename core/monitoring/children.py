@@ -5,13 +5,13 @@ daemon   Mailbox(folder, name, events)   STATE/<name>.sock, for its own user alo
 child    tell("trained_by", rank=0, …)   one datagram an event
 ```
 
-A child never waits and never fails for it: where nobody listens, or the daemon is busy, what it tells is dropped, and the
-next that gets through says how many were. So children tell sums, not differences. A child that is killed leaves nothing
-behind; a daemon that is killed leaves the socket's name, which the next one replaces.
+A child never waits and never fails for it: where nobody listens, or the daemon is busy, what it tells is dropped, and
+the next that gets through says how many were. So children tell sums, not differences. A child that is killed leaves
+nothing behind; a daemon that is killed leaves the socket's name, which the next one replaces.
 
-A Unix socket's path may have 107 bytes and a state folder's may have more, so both sides name the socket through an open
-descriptor of its folder. What a datagram says is checked like anything that comes from outside: a few kinds of events with
-numbers and short words in them, nothing else.
+A Unix socket's path may have 107 bytes and a state folder's may have more, so both sides name the socket through an
+open descriptor of its folder. What a datagram says is checked like anything that comes from outside: a few kinds of
+events with numbers and short words in them, nothing else.
 """
 
 import contextlib
@@ -36,6 +36,7 @@ KINDS = frozenset({"trainer", "encoder", "combiner"})
 """Events that a child may tell."""
 _LARGEST = 4096
 """Bytes of a datagram."""
+_LARGEST_NUMBER = 2**63
 _WORD = re.compile(r"[a-z_]{1,40}")
 _LOOK_S = 0.5
 
@@ -116,7 +117,9 @@ class Mailbox:
             self.counts["refused" if told is None else "taken"] += 1
             if told is not None:
                 kind, values = told
-                self._events.emit(kind, **values)
+                # A disk that is full: whoever has work to do there says so, and listeners have heard this all the same.
+                with contextlib.suppress(OSError):
+                    self._events.emit(kind, **values)
 
 
 def _read(content: bytes) -> tuple[str, dict[str, Any]] | None:
@@ -133,7 +136,9 @@ def _read(content: bytes) -> tuple[str, dict[str, Any]] | None:
 
 
 def _is_plain(value: object) -> bool:
-    return isinstance(value, bool | int | float) or (isinstance(value, str) and _WORD.fullmatch(value) is not None)
+    if isinstance(value, int | float):
+        return abs(value) < _LARGEST_NUMBER  # not so of NaN
+    return isinstance(value, str) and _WORD.fullmatch(value) is not None
 
 
 class _Dropped:

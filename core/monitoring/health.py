@@ -1,7 +1,7 @@
 """Whether a process is alive and ready, and what is wrong if it is not: one account for HTTP and gRPC.
 
-Three kinds of checks. A *vital* one that fails means that only a restart can help. A *ready* one that fails means that the
-process lives and has nobody to work with. Any other means that it works with something missing.
+Three kinds of checks. A *vital* one that fails means that only a restart can help. A *ready* one that fails means that
+the process lives and has nobody to work with. Any other means that it works with something missing.
 """
 
 import threading

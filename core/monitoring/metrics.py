@@ -1,7 +1,7 @@
-"""Metrics as rows of a table: name, type, labels and help are data, in one place, which the documentation is held against.
+"""Metrics as rows of a table: name, type, labels and help are data, which the documentation is held against.
 
-A row's series are either kept (counted, set, observed as things happen) or looked up when somebody scrapes. Every process
-has a registry of its own; the library's global one is not used.
+A row's series are either kept (counted, set, observed as things happen) or looked up when somebody scrapes. Every
+process has a registry of its own; the library's global one is not used.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -71,7 +71,8 @@ class Metrics:
     """
 
     def __init__(self, rows: Sequence[Row], role: str, look: Look) -> None:
-        disable_created_metrics()  # a second series for each, of which nothing here makes use
+        # They are a second series for each, of which nothing here makes use.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._role, self._look = role, look
         self._kept: dict[str, Counter | Gauge | Histogram] = {}

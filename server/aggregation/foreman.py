@@ -17,6 +17,7 @@ child        "failed", message, remedy      the work cannot be done
 """
 
 import os
+import resource
 import signal
 import sys
 import traceback
@@ -32,6 +33,7 @@ import numpy as np
 from fedpath.core.cluster import connected, reachable
 from fedpath.core.errors import FederationError, FedpathError
 from fedpath.core.exchange.stored import F32
+from fedpath.core.monitoring.children import tell as tell_daemon
 from fedpath.server.aggregation.pieces import Outcome, Pass, Piece, UnseenError, read_all, work
 
 OPTION = "aggregation.ray_address"
@@ -117,6 +119,8 @@ class _Crew:
         resources: dict[str, float] = ray.cluster_resources()
         self.size = workers or max(1, min(_MOST_WORKERS, int(resources.get("CPU", 1))))
         self.hired: list[_Hired] = []
+        self.pieces = 0
+        """That they have done."""
         # They work for a moment a round. A claim on CPUs would keep others waiting between the rounds, other runs'
         # actors and simulated hospitals among them; without one, all share the processors.
         self._hand = ray.remote(Hand).options(num_cpus=0, scheduling_strategy="SPREAD", max_restarts=0)
@@ -209,6 +213,9 @@ def _do(pipe: Connection, crew: _Crew, of_pass: Pass) -> None:
                 again.append(piece)
             else:
                 _hand_back(pipe, piece, outcome)
+                crew.pieces += 1
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    tell_daemon("combiner", pieces=crew.pieces, actors=len(crew.hired), memory_bytes=held)
     pipe.send(("over",))
 
 

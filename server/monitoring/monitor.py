@@ -1,4 +1,4 @@
-"""All that can be seen of a coordinator: metrics that its events make, what is looked up at a scrape, and its health."""
+"""All that can be seen of a coordinator: metrics from its events, what is looked up at a scrape, its health."""
 
 import time
 from collections.abc import Iterator

@@ -104,7 +104,7 @@ class Registry:
         """Return how many runs a federation has in each state that any has."""
         query = select(Run.state, func.count()).where(Run.federation == federation).group_by(Run.state)
         with self._session() as session:
-            return {state: number for state, number in session.execute(query)}
+            return dict(session.execute(query).tuples().all())
 
     def federations(self) -> list[str]:
         """Return the federations that have runs or a coordinator here."""

@@ -4,6 +4,7 @@ import datetime
 import json
 import os
 import queue
+import resource
 import sys
 import threading
 import traceback
@@ -14,6 +15,7 @@ from torch import distributed
 from torch._C._distributed_c10d import FileStore
 
 from fedpath.core.errors import FedpathError
+from fedpath.core.monitoring.children import tell as tell_daemon
 from fedpath.core.training.engines.base import changing
 from fedpath.core.training.engines.deepspeed_engine import DeepSpeedEngine
 from fedpath.core.training.engines.handover import unpack, views
@@ -81,6 +83,7 @@ def _work(job: Job, rank: int, result: int, meeting: int, tell: Any, answers: "q
 
     def after_epoch(epoch: int) -> bool:
         hand_in()
+        _tell_memory(rank, device)
         if rank == 0:
             tell(epoch=epoch)
         return answers.get() == "stop"
@@ -101,7 +104,17 @@ def _work(job: Job, rank: int, result: int, meeting: int, tell: Any, answers: "q
     )
     with torch.no_grad():
         hand_in()
+    _tell_memory(rank, device)
     return losses
+
+
+def _tell_memory(rank: int, device: torch.device) -> None:
+    """Tell the agent that this process works for how much memory it has held at most."""
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    gpu = {}
+    if device.type == "cuda":
+        gpu = {"gpu": rank, "gpu_memory_bytes": torch.cuda.max_memory_allocated(device)}
+    tell_daemon("trainer", rank=rank, memory_bytes=held, **gpu)
 
 
 def _answers() -> "queue.SimpleQueue[str]":

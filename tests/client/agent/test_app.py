@@ -64,6 +64,10 @@ def never(*_: object) -> None:
 def test_an_order_is_carried_out_and_its_answer_noted_before_it_leaves(kind: str) -> None:
     steps: list[object] = []
 
+    def arrived(order: Order, size: int, fetches: bool) -> None:
+        assert (order, size, fetches) == (ORDER, len(encode(ORDER)), False)
+        steps.append("arrived")
+
     def carry_out(order: Order, arrays: Arrays) -> tuple[Answer, Arrays]:
         assert (order, arrays) == (ORDER, {})
         steps.append("work")
@@ -74,10 +78,10 @@ def test_an_order_is_carried_out_and_its_answer_noted_before_it_leaves(kind: str
         assert parcel == Parcel(parcel.content)
         steps.append(parcel.content)
 
-    app = build_client_app(carry_out, leaving, Shelf())
+    app = build_client_app(carry_out, arrived, leaving, Shelf())
     reply = app(message(encode(ORDER), kind), Context(1, 1, {}, RecordDict(), {}))
     sent = reply.content.array_records[BLOB][BLOB].data
-    assert steps == ["work", sent]  # what was noted is what leaves, to the byte
+    assert steps == ["arrived", "work", sent]  # what was noted is what leaves, to the byte
     assert decode_answer(sent) == (Receipt(), {})
 
 
@@ -87,6 +91,10 @@ def test_large_arrays_travel_apart_from_order_and_answer(tmp_path: Path) -> None
     assert (sent.file, len(sent.content) < 2000) == (tmp_path / "model", True)
     assert sent.apart is not None
     noted: list[Parcel] = []
+    came: list[tuple[int, bool]] = []
+
+    def arrived(order: Order, size: int, fetches: bool) -> None:
+        came.append((size, fetches))
 
     def carry_out(order: Order, arrays: Arrays) -> tuple[Answer, Arrays]:
         assert (order, hash_arrays(arrays)) == (ORDER, hash_arrays(model))
@@ -97,10 +105,11 @@ def test_large_arrays_travel_apart_from_order_and_answer(tmp_path: Path) -> None
         noted.append(parcel)
 
     shelf = Shelf(tmp_path / "state" / "answer", {sent.apart: tmp_path / "model"})
-    app = build_client_app(carry_out, leaving, shelf)
+    app = build_client_app(carry_out, arrived, leaving, shelf)
     reply = app(message(sent.content), Context(1, 1, {}, RecordDict(), {}))
     content = reply.content.array_records[BLOB][BLOB].data
     assert decode_answer(content) == (Receipt(), {})
+    assert came == [(len(sent.content) + sent.apart.size, True)]
     assert noted == [Parcel(content, shelf.answer_file, apart_from(content))]
     np.testing.assert_array_equal(map_arrays(shelf.answer_file)["image/w"], model["image/w"] + 1)
     np.testing.assert_array_equal(map_arrays(tmp_path / "model")["image/w"], model["image/w"])
@@ -110,7 +119,7 @@ def test_what_cannot_be_noted_does_not_leave() -> None:
     def leaving(*_: object) -> None:
         raise OSError("the disk is full")
 
-    app = build_client_app(lambda order, arrays: (Receipt(), {}), leaving, Shelf())
+    app = build_client_app(lambda order, arrays: (Receipt(), {}), lambda *_: None, leaving, Shelf())
     with pytest.raises(OSError, match="disk is full"):
         app(message(encode(ORDER)), Context(1, 1, {}, RecordDict(), {}))
 
@@ -127,14 +136,14 @@ def test_what_cannot_be_noted_does_not_leave() -> None:
 def test_a_message_without_an_order_is_refused(content: RecordDict) -> None:
     with pytest.raises(RefusedError, match="a message without an order came"):
         order_in(Message(content, 1, "train"))
-    app = build_client_app(never, never, Shelf())  # type: ignore[arg-type]
+    app = build_client_app(never, never, never, Shelf())  # type: ignore[arg-type]
     with pytest.raises(RefusedError, match="a message without an order came"):
         app(Message(content, 1, "train"), Context(1, 1, {}, RecordDict(), {}))
 
 
 @pytest.mark.parametrize("content", [b"", b"import os", encode(Receipt())])
 def test_bytes_that_are_no_order_are_refused_before_anything_is_done(content: bytes) -> None:
-    app = build_client_app(never, never, Shelf())  # type: ignore[arg-type]
+    app = build_client_app(never, never, never, Shelf())  # type: ignore[arg-type]
     with pytest.raises(RefusedError, match="message"):
         app(message(content), Context(1, 1, {}, RecordDict(), {}))
 

@@ -187,7 +187,8 @@ def test_being_kept_out_ends_the_sites_part(hospital: Hospital) -> None:
     assert hospital.site.outcome.refused == "other encoder"
     assert not hospital.site.outcome.finished
     assert hospital.wire.noted == [1]
-    assert [event.kind for event in hospital.heard] == ["refused", "sent"]
+    told = [(event.kind, event.values.get("phase") or event.values.get("order")) for event in hospital.heard]
+    assert told == [("order", "refuse"), ("refused", None), ("phase", "sending"), ("sent", None)]
 
 
 def test_the_end_of_a_stage_is_not_the_end_of_the_sites_part(hospital: Hospital) -> None:
@@ -215,7 +216,10 @@ def test_changes_of_a_control_variate_are_said_in_words() -> None:
 def test_a_file_of_arrays_is_written_down_and_sent_before_the_answer_that_speaks_of_it(hospital: Hospital) -> None:
     trained = {"image/w": np.ones(LARGE // 4, np.float32)}
     hospital.site._app = build_client_app(
-        lambda order, arrays: (Receipt(), trained), hospital.site._note_departure, hospital.wire
+        lambda order, arrays: (Receipt(), trained),
+        hospital.site._note_arrival,
+        hospital.site._note_departure,
+        hospital.wire,
     )
     hospital.order(Describe(facts=FACTS))
     ((file, apart),) = hospital.wire.files

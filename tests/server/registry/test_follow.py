@@ -83,7 +83,7 @@ def test_the_registry_may_be_away(follower: Follower, events: list[Event], state
         follower.look()
         follower.look()
         assert not follower.end(FederationError("too few", remedy="more"))
-    assert [event.kind for event in events] == ["registry_away"]
+    assert [event.kind for event in events] == ["run_taken_up", "registry_away", "run_over"]
     assert follower.registry.find("latest").state == "running"
     index_folders(follower.registry, state / "runs")
     run = follower.registry.find("latest")
@@ -94,7 +94,7 @@ def test_it_may_be_back_in_time(follower: Follower, events: list[Event]) -> None
     with away(follower.registry):
         follower.look()
     follower.look()
-    assert [event.kind for event in events] == ["registry_away", "registry_back"]
+    assert [event.kind for event in events] == ["run_taken_up", "registry_away", "registry_back"]
 
 
 def test_a_database_that_was_emptied_is_filled_again(follower: Follower) -> None:
