@@ -13,8 +13,10 @@ What keeps its kernels on paths that are known to work, whatever the slide:
   torch would give up compiling and go on without, which takes N × N memory, it is an error.
 """
 
+import os
 from functools import cache
 from importlib.util import find_spec
+from shutil import which
 from typing import Any
 
 import torch
@@ -39,8 +41,14 @@ def has_kernel(q_HNd: Tensor) -> bool:
         and n > _BLOCK
         and d <= _WIDEST
         and torch.cuda.get_device_capability(q_HNd.device) >= (8, 0)
-        and find_spec("triton") is not None
+        and _compiles()
     )
+
+
+@cache
+def _compiles() -> bool:
+    """Tell whether a kernel can be made here: Triton also calls a C compiler, which an image may do without."""
+    return find_spec("triton") is not None and any(map(which, filter(None, (os.environ.get("CC"), "gcc", "clang"))))
 
 
 def local_attention(q_HNd: Tensor, k_HNd: Tensor, v_HNd: Tensor, slopes_H: Tensor, layout: WindowLayout) -> Tensor:

@@ -1,6 +1,7 @@
 """FlexAttention's form against the blocks that everything else runs on; on a GPU also compiled and backward."""
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,6 +148,16 @@ def test_one_compilation_serves_slides_of_all_sizes(monkeypatch: pytest.MonkeyPa
 
 def test_a_cpu_has_no_kernel() -> None:
     assert not flex.has_kernel(torch.zeros(4, 1000, 96))
+
+
+def test_a_kernel_needs_a_compiler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Images have none: there a GPU is served by the blocks."""
+    monkeypatch.setattr(flex, "find_spec", lambda name: name)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    assert not flex._compiles.__wrapped__()
+    (tmp_path / "gcc").touch(0o755)
+    assert flex._compiles.__wrapped__()
 
 
 @needs_gpu
