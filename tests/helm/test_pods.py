@@ -20,6 +20,8 @@ from fedpath.server.provision import provision
 
 pytestmark = pytest.mark.system
 
+TOKEN = "0123456789abcdef" * 4
+
 
 @dataclass(frozen=True, slots=True)
 class Pod:
@@ -49,15 +51,10 @@ class Pod:
                 except grpc.RpcError:
                     return False
                 return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
-        port = self.ports[asked["httpGet"]["port"]]
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=asked["timeoutSeconds"])
         try:
-            connection.request("GET", asked["httpGet"]["path"])
-            return 200 <= connection.getresponse().status < 400
+            return 200 <= _status(self.ports[asked["httpGet"]["port"]], asked["httpGet"]["path"], {}) < 400
         except OSError:
             return False
-        finally:
-            connection.close()
 
     def tested(self) -> subprocess.CompletedProcess[str]:
         """Run what the pod of `helm test` runs."""
@@ -65,6 +62,15 @@ class Pod:
         assert container["command"][0] == "python"
         command = [sys.executable, *container["command"][1:], *map(self.test_files.mapped, container["args"])]
         return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def _status(port: int, path: str, headers: dict[str, str]) -> int:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", path, headers=headers)
+        return connection.getresponse().status
+    finally:
+        connection.close()
 
 
 def made(
@@ -109,6 +115,8 @@ def test_probes_answer_on_what_the_pods_run(federation: Federation, tmp_path: Pa
         f"federation={federation.toml}",
         "--set-file",
         f"siteKeys.A={credentials / 'server' / 'sites' / 'A.pub'}",
+        "--set",
+        "page.enabled=true,page.token.existingSecret=fedpath-page",
     )
     # As `kubectl create secret tls` makes it.
     server = {
@@ -118,7 +126,7 @@ def test_probes_answer_on_what_the_pods_run(federation: Federation, tmp_path: Pa
     coordinator = made(
         tmp_path / "coordinator",
         objects,
-        secrets={"fedpath-server-tls": server},
+        secrets={"fedpath-server-tls": server, "fedpath-page": {"token": TOKEN.encode()}},
         claims={},
         here={
             "0.0.0.0:9443": f"127.0.0.1:{federation.port}",
@@ -171,6 +179,10 @@ def test_probes_answer_on_what_the_pods_run(federation: Federation, tmp_path: Pa
     for pod in (coordinator, hospital):
         done = pod.tested()
         assert done.returncode == 0, done.stdout + done.stderr
+
+    page = coordinator.ports["page"]
+    assert _status(page, "/", {"Authorization": f"Bearer {TOKEN}"}) == 200
+    assert _status(page, "/", {}) in (303, 401)
 
     # As a pod is ended.
     for name in ("site", "server"):
