@@ -106,7 +106,7 @@ def readme(chart: str) -> str:
             _INSTALL[chart],
             "```",
             "",
-            "From nothing to a joined hospital, and all that comes later: [docs/kubernetes.md](../../docs/kubernetes.md).",
+            "How to install it, and all that comes later: [docs/kubernetes.md](../../docs/kubernetes.md).",
             f"Needs Kubernetes {about['kubeVersion'].removesuffix('-0')} and Helm ≥ 3.17. Unknown values are errors.",
             "",
             "| value | default | meaning |",

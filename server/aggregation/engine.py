@@ -46,8 +46,8 @@ Take = Callable[[Piece, Any], None]
 def engine_of(settings: AggregationSection, events: EventLog, stop: threading.Event) -> Iterator[Engine]:
     """Give the engine that `[aggregation]` asks for.
 
-    Where this process is connected to a cluster already, as a simulation is, that one is used; else that of `ray_address`,
-    of `FEDPATH_RAY_ADDRESS`, or one that is started here.
+    Where this process is connected to a cluster already, as a simulation is, that one is used; else that of
+    `ray_address`, that of `FEDPATH_RAY_ADDRESS`, or one that is started here.
 
     Args:
         settings: `[aggregation]`.

@@ -30,7 +30,7 @@ from fedpath.core.exchange.wire import Arrays, hash_arrays
 from fedpath.core.monitoring.children import Mailbox
 from fedpath.server.aggregation import Combined, Counted, LocalPasses, combiner
 from fedpath.server.aggregation.blocks import Engine
-from fedpath.server.aggregation.engine import Cluster, engine_of
+from fedpath.server.aggregation.engine import ADDRESS_VARIABLE, Cluster, engine_of
 from fedpath.server.records import read_rounds
 
 pytestmark = pytest.mark.system
@@ -186,6 +186,15 @@ def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
     with (
         pytest.raises(ConfigError, match=r"aggregation.ray_address 127\.0\.0\.1:1: no Ray cluster there"),
         engine_of(settings_of({}, ray_address="127.0.0.1:1"), EventLog(), threading.Event()),
+    ):
+        pass
+
+
+def test_the_environment_may_say_where_the_cluster_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(ADDRESS_VARIABLE, "ray://127.0.0.1:1")
+    with (
+        pytest.raises(ConfigError, match=r"aggregation.ray_address ray://127\.0\.0\.1:1: no Ray cluster there"),
+        engine_of(settings_of({}), EventLog(), threading.Event()),
     ):
         pass
 
