@@ -46,6 +46,7 @@ def join(
 
     with heavy_imports():
         from fedpath.cli import output
+        from fedpath.cli.status import shown
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.client.agent.join import join as take_part
         from fedpath.core.config import load_site
@@ -59,7 +60,7 @@ def join(
             remedy="give the same name in both",
         )
     stop = stop_on_signals()
-    events = EventLog(settings.state / EVENTS_FILE, output.event if as_json else _say)
+    events = EventLog(settings.state / EVENTS_FILE, output.event if as_json else shown(_say))
     outcome = take_part(settings, kit, events, stop, wait_s=wait, stay=stay)
     if outcome.refused is not None:
         raise RefusedError(

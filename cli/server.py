@@ -41,6 +41,7 @@ def start(
 
     with heavy_imports():
         from fedpath.cli import output
+        from fedpath.cli.status import shown
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.core.config import load_federation
         from fedpath.core.events import EventLog
@@ -48,7 +49,7 @@ def start(
         from fedpath.server.start import start as serve
 
     federation = load_federation(config)
-    events = EventLog(dir / EVENTS_FILE, output.event if as_json else _say)
+    events = EventLog(dir / EVENTS_FILE, output.event if as_json else shown(_say))
     folder, summary = serve(federation, dir, events, stop_on_signals(), new=new)
     if as_json:
         output.result(folder=folder / summary.get("folder", ""), summary=summary)
@@ -80,6 +81,7 @@ def serve_queue(
     Runs that a coordinator left when it was stopped or killed go on first.
     """
     from fedpath.cli import output
+    from fedpath.cli.status import shown
     from fedpath.cli.stopping import stop_on_signals
     from fedpath.core.config import load_federation
     from fedpath.core.errors import StoppedError
@@ -88,7 +90,7 @@ def serve_queue(
     from fedpath.server.start import EVENTS_FILE
 
     federation = load_federation(config)
-    events = EventLog(dir / EVENTS_FILE, output.event if as_json else _say_of_run)
+    events = EventLog(dir / EVENTS_FILE, output.event if as_json else shown(_say_of_run))
     stop = stop_on_signals()
     work(federation, dir, events, stop, parallel=parallel or federation.server.parallel)
     raise StoppedError("runs that were served are in the queue again")
