@@ -174,6 +174,8 @@ def test_everybody_can_use_the_coordinators_page(federation: Federation, chromiu
         assert shown.title() == "test · fedpath coordinator"
         assert_readable(shown)
         assert_narrow(shown)
+        events.emit("round_finished", run=run, round=1, seconds=1.0)  # what is open is drawn anew each second
+        expect(shown.locator("#open-round")).to_contain_text("No round is over yet")
         assert_keyboard_reaches_all(shown)
 
 
