@@ -35,15 +35,8 @@ def assert_narrow(page: Page, width: int = 320) -> None:
 
 def assert_keyboard_reaches_all(page: Page) -> None:
     """Check that Tab comes by every control, in the order in which they stand, and that it can be seen."""
-    page.evaluate("document.activeElement?.blur()")
-    wanted = _check(page, "focusable")
-    reached = []
-    for _ in wanted:
+    count = _check(page, "focusable")
+    for wanted in range(1, count):
         page.keyboard.press("Tab")
-        stop, outline, what = page.evaluate(
-            "(() => { const at = document.activeElement; return "
-            "[Number(at.dataset.stop ?? -1), getComputedStyle(at).outlineStyle, at.outerHTML.slice(0, 200)]; })()"
-        )
-        reached.append(stop)
-        assert outline != "none", f"no outline: {what}"
-    assert reached == wanted
+        stop, outline, what = _check(page, "focused")
+        assert (stop, outline != "none") == (wanted, True), what
