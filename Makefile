@@ -53,6 +53,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python benchmarks/features.py
 	$(BIN)/python benchmarks/reader.py
 	$(BIN)/python benchmarks/encode.py
+	$(BIN)/python benchmarks/startup.py
 
 # Dependencies, torch first and by exact version: anything else would pull the CUDA build.
 $(VENV)/.dependencies: constraints.txt pyproject.toml

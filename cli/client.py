@@ -56,6 +56,7 @@ def join(
 
     with heavy_imports():
         from fedpath.cli import output
+        from fedpath.cli.status import shown
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.client.agent.join import join as take_part
         from fedpath.client.monitoring.monitor import Monitor
@@ -79,7 +80,7 @@ def join(
 
     monitor = Monitor(settings, kit, watched := Watched())
     page = Page(settings, stop, ask_to_stop, _in_words)
-    events = EventLog(settings.state / EVENTS_FILE, output.event if as_json else _say, monitor.heard, page)
+    events = EventLog(settings.state / EVENTS_FILE, output.event if as_json else shown(_say), monitor.heard, page)
     with (
         monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health),
         page_served(page, "client", events, host=page_host, port=page_port, token_file=page_token_file),

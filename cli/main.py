@@ -39,7 +39,8 @@ class _Tree(TyperGroup):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names as the help shows them."""
-        return [name for names in PANELS.values() for name in names]
+        ordered = [name for names in PANELS.values() for name in names]
+        return ordered + [name for name in self.commands if name not in ordered]
 
     def invoke(self, ctx: click.Context) -> Any:
         """Carry out a command."""

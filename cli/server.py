@@ -49,6 +49,7 @@ def start(
 
     with heavy_imports():
         from fedpath.cli import output
+        from fedpath.cli.status import shown
         from fedpath.cli.stopping import stop_on_signals
         from fedpath.core.config import load_federation
         from fedpath.core.events import EventLog
@@ -61,7 +62,7 @@ def start(
     federation = load_federation(config)
     monitor = Monitor(federation, dir, watched := Watched())
     page = Page(federation, config, dir, "start", _in_words, watched)
-    events = EventLog(dir / EVENTS_FILE, output.event if as_json else _say, monitor.heard, page)
+    events = EventLog(dir / EVENTS_FILE, output.event if as_json else shown(_say), monitor.heard, page)
     with (
         monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health),
         page_served(page, "server", events, host=page_host, port=page_port, token_file=page_token_file),
@@ -103,6 +104,7 @@ def serve_queue(
     Runs that a coordinator left when it was stopped or killed go on first.
     """
     from fedpath.cli import output
+    from fedpath.cli.status import shown
     from fedpath.cli.stopping import stop_on_signals
     from fedpath.core.config import load_federation
     from fedpath.core.errors import StoppedError
@@ -116,7 +118,7 @@ def serve_queue(
     federation = load_federation(config)
     monitor = Monitor(federation, dir, watched := Watched())
     page = Page(federation, config, dir, "serve", _of_run, watched)
-    events = EventLog(dir / EVENTS_FILE, output.event if as_json else _say_of_run, monitor.heard, page)
+    events = EventLog(dir / EVENTS_FILE, output.event if as_json else shown(_say_of_run), monitor.heard, page)
     stop = stop_on_signals()
     with (
         monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health),

@@ -7,6 +7,12 @@ import typer
 
 from fedpath.cli.main import app
 
+HEAVY = (
+    *("torch", "numpy", "flwr", "pydantic", "sklearn", "httpx", "uvicorn", "fastapi", "grpc", "cv2", "openslide"),
+    *("matplotlib", "h5py", "numba", "sqlalchemy", "ray", "jinja2", "cryptography", "prometheus_client"),
+)
+"""Packages that take long to import, or drag others along that do."""
+
 
 def root() -> click.Context:
     """The context of `fedpath` itself."""
@@ -48,7 +54,7 @@ def options(context: click.Context) -> set[str]:
 def check_line(words: list[str]) -> None:
     """Check that a command line, without `fedpath`, has an existing command and options, and that none is missing."""
     context, arguments = follow(words)
-    if arguments and arguments[-1] in ("--help", "--version"):
+    if arguments and arguments[-1] in ("--help", "--version", "--install-completion", "--show-completion"):
         assert arguments[-1] in options(context), words
         return
     if isinstance(context.command, click.Group):

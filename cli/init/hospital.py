@@ -120,6 +120,10 @@ features = {toml(_as_written(cohort / "features", out))}
 {without}[slides]
 {without}folder = {toml(pictures)}
 
+# The encoder's weights, for fine-tuning one that comes without: the same file as at the other hospitals.
+# [encoder]
+# weights = "weights/resnet50.pth"
+
 # The clinical table, if there is one: every field that you map is read, no other.
 # [clinical]
 # table = "clinical.csv"

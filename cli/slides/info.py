@@ -22,7 +22,8 @@ def info_command(
 ) -> None:
     """Show format, size, levels, µm/px and how a slide is read.
 
-    Labels, macro images and other header fields are not read: they can carry names. Slides that cannot be read are named after the others, and the command ends with an error.
+    Labels, macro images and other header fields are not read: they can carry names. Slides that
+    cannot be read are named after the others, and the command ends with an error.
     """
     from fedpath.cli.output import console, document
     from fedpath.client.slides.info import slide_info

@@ -1,5 +1,6 @@
 """`fedpath simulate`: who is dealt what, what the file's settings become, what a hospital answers. Without Ray."""
 
+import io
 import subprocess
 import sys
 from collections import Counter
@@ -11,18 +12,21 @@ import pytest
 from command import fedpath
 from federation import WIDTH, write_cohort
 from in_process import Sites, write_sites
+from rich.console import Console
 
 from fedpath.cli.simulate.deal import deal_patients
 from fedpath.cli.simulate.federation import simulated, site_names
 from fedpath.cli.simulate.hospital import answer
 from fedpath.cli.simulate.hospitals import Deal, check_folder, make_hospitals
 from fedpath.cli.simulate.planted import draw_bags, manifest
+from fedpath.cli.simulate.show import View
 from fedpath.cli.simulate.talk import Failures
 from fedpath.core.bags.store import read_bag
 from fedpath.core.cohort import Cohort, load_cohort
 from fedpath.core.config import FederationConfig, SiteConfig, load_site
 from fedpath.core.config.federated import ExchangeSection
 from fedpath.core.errors import ConfigError
+from fedpath.core.events import Event
 from fedpath.core.exchange.groups import to_arrays
 from fedpath.core.exchange.messages import (
     Describe,
@@ -322,3 +326,23 @@ def test_without_ray(toml: Path, tmp_path: Path) -> None:
         "error: this command needs ray, which is not installed\nremedy: pip install 'fedpath[ray]'\n"
     )
     assert not (tmp_path / "out").exists()
+
+
+# --- what is shown ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("contributed", "line"),
+    [
+        (["A", "B", "C"], "round 1 of 2: 3 of 4 hospitals counted, 1.5 s (2 a second)"),
+        # Krum takes one of them.
+        (["B"], "round 1 of 2: 1 of 4 hospitals counted, 2 more answered, 1.5 s (2 a second)"),
+    ],
+)
+def test_who_counted_is_who_is_in_the_model(contributed: list[str], line: str) -> None:
+    console = Console(file=io.StringIO(), width=200)
+    view = View(console)
+    view.event(Event("round_started", 0.0, {"round": 1, "rounds": 2, "sites": list("ABCD")}))
+    finished = {"round": 1, "seconds": 1.5, "answered": ["A", "B", "C"], "contributed": contributed}
+    view.event(Event("round_finished", 0.0, finished))
+    assert console.file.getvalue().splitlines() == [line]  # type: ignore[attr-defined]

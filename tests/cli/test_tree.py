@@ -8,15 +8,11 @@ import sys
 import click
 import pytest
 from command import fedpath
-from command_tree import check_line, commands, contexts, options
+from command_tree import HEAVY, check_line, commands, contexts, options
 
 from fedpath.cli.examples import HEADING
 from fedpath.cli.main import PANELS
 
-HEAVY = (
-    *("torch", "numpy", "flwr", "pydantic", "sklearn", "httpx", "uvicorn", "fastapi", "grpc", "cv2", "openslide"),
-    *("matplotlib", "h5py", "numba", "sqlalchemy", "ray", "jinja2", "cryptography", "prometheus_client"),
-)
 ALL = pytest.mark.parametrize("context", [*contexts()], ids=lambda one: one.command_path)
 
 

@@ -45,14 +45,26 @@ def test_three_hospitals_train_one_model(federation: Federation) -> None:
     _the_audit_log_accounts_for_every_byte(federation, run)
     _nothing_about_a_patient_reached_the_coordinator(federation)
 
-    # The same seed gives the same weights, to the bit, in a run of its own.
+    # The same seed gives the same weights, to the bit, in a run of its own; what is printed does not matter.
     again = federation.folder / "again"
-    federation.start_server(state=again)
-    federation.start_sites()
+    federation.start("server", [*federation.server_arguments(again), "--json"])
+    for site in federation.sites:
+        federation.start(site, [*federation.join_arguments(site), "--json"])
     assert [federation.wait(name) for name in ("server", *federation.sites)] == [0, 0, 0, 0]
     for name in ("last", "best"):
         assert _state(run / f"{name}.safetensors") == _state(federation.run_folder(again) / f"{name}.safetensors")
     assert [m.result for m in read_rounds(federation.run_folder(again))] == [m.result for m in manifests]
+    _all_that_is_printed_is_json(federation, again)
+
+
+def _all_that_is_printed_is_json(federation: Federation, state: Path) -> None:
+    """With --json each process prints the lines of its events.jsonl, and a result."""
+    told = {name: [json.loads(line) for line in federation.output(name).splitlines()] for name in ("server", "A")}
+    kept = [json.loads(line) for line in (state / "events.jsonl").read_text().splitlines()]
+    assert told["server"][:-1] == kept
+    assert told["server"][-1]["summary"]["rounds"] == 3
+    assert [lines[-1]["kind"] for lines in told.values()] == ["result", "result"]
+    assert told["A"][-1]["finished"]
 
 
 def _weights_equal_a_literal_average(federation: Federation, run: Path) -> None:

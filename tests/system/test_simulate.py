@@ -37,6 +37,7 @@ from fedpath.core.exchange.messages import (
 )
 from fedpath.core.exchange.stored import ArrayFile
 from fedpath.core.exchange.wire import hash_arrays, unpack
+from fedpath.core.recipes import find_recipe
 from fedpath.core.training.alone import initial_model
 from fedpath.server.records import RoundManifest, read_rounds
 from fedpath.server.rounds import facts_of
@@ -307,9 +308,9 @@ learning_rate = 0.01
 """
 
 
-def start(folder: Path, *arguments: str | Path) -> subprocess.Popen[str]:
+def start(folder: Path, *arguments: str | Path, text: str = TOML) -> subprocess.Popen[str]:
     """Start `fedpath simulate` in a folder."""
-    (folder / "federation.toml").write_text(TOML)
+    (folder / "federation.toml").write_text(text)
     command = [sys.executable, "-m", "fedpath.cli", "simulate", "--config", "federation.toml", *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", "COLUMNS": "200"}
     return subprocess.Popen(
@@ -342,15 +343,22 @@ def test_a_drawn_federation_from_the_command(tmp_path: Path) -> None:
 
 
 def test_a_simulation_that_was_killed_goes_on(tmp_path: Path) -> None:
+    """The simulation of a recipe, once with its output for programs."""
+    recipe = find_recipe("acmil").text.replace("rounds = 20", "rounds = 4")
     whole = ["--sites", "6", "--workers", "2", "--out"]
-    end(start(tmp_path, *whole, "undisturbed"))
-    killed = start(tmp_path, *whole, "killed")
+    told = [
+        json.loads(line) for line in end(start(tmp_path, *whole, "undisturbed", "--json", text=recipe)).splitlines()
+    ]
+    assert [line["kind"] for line in told].count("round_finished") == 4
+    assert told[-1]["kind"] == "result"
+    assert len(told[-1]["summary"]["test"]) == 6
+    killed = start(tmp_path, *whole, "killed", text=recipe)
     wait_until(lambda: bool(list(tmp_path.glob("killed/runs/*/rounds/0002.json"))), "round 2 is done")
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     if killed.stdout is not None:
         killed.stdout.close()
-    output = end(start(tmp_path, *whole, "killed"))
+    output = end(start(tmp_path, *whole, "killed", text=recipe))
     assert "rounds are done already" in output
     results = []
     for name in ("undisturbed", "killed"):
