@@ -55,7 +55,17 @@ const checks = {
   return seen;
 },
 
-  // All that Tab should come by, numbered.
-  focusable: () => [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")]
-  .filter((node) => !node.disabled && node.checkVisibility()).map((node, index) => { node.dataset.stop = index; return index; }),
+  // How many controls Tab should come by; they are remembered in their order.
+  focusable: () => {
+    window.stops = [...document.querySelectorAll("a[href], button, input, select, textarea, summary, [tabindex='0']")]
+      .filter((node) => !node.disabled && node.checkVisibility());
+    window.stops[0].focus();
+    return window.stops.length;
+  },
+
+  // Which of them has the focus, whether that can be seen, and what it is.
+  focused: () => {
+    const at = document.activeElement;
+    return [window.stops.indexOf(at), getComputedStyle(at).outlineStyle, at.outerHTML.slice(0, 200)];
+  },
 };

@@ -30,8 +30,9 @@ def choices(config: FederationConfig, own: Path | None) -> list[dict[str, str]]:
     ]
     if own is not None and own.is_file():
         what = "The federation.toml that this coordinator was started with. Models, training and stages may be changed."
-        text = own.read_text(encoding="utf-8", errors="replace")
-        found.insert(0, {"name": "", "title": "This federation's own file", "what": what, "toml": _without_url(text)})
+        text, url = _without_url(own.read_text(encoding="utf-8", errors="replace")), config.server.registry
+        if url is None or url.get_secret_value() not in text:  # however it is written: it may hold a password
+            found.insert(0, {"name": "", "title": "This federation's own file", "what": what, "toml": text})
     return found
 
 

@@ -2,7 +2,9 @@
 
 import os
 import pty
+import select
 import sys
+import time
 
 import pytest
 
@@ -55,6 +57,16 @@ def test_elsewhere_than_on_a_terminal_nothing_is_added(capsys: pytest.CaptureFix
     assert shown(say) is say
 
 
+def read_until(terminal: int, end: str, *, after: str, deadline_s: float = 30) -> str:
+    """What a terminal was sent, up to ``end`` behind ``after``: it comes in pieces."""
+    seen, deadline = "", time.monotonic() + deadline_s
+    while end not in seen.partition(after)[2]:
+        ready, _, _ = select.select([terminal], [], [], max(0.0, deadline - time.monotonic()))
+        assert ready, seen
+        seen += os.read(terminal, 65536).decode()
+    return seen
+
+
 def test_on_a_terminal_it_stands_below_what_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
     ours, theirs = pty.openpty()
     with os.fdopen(theirs, "w", buffering=1) as stream:
@@ -66,9 +78,8 @@ def test_on_a_terminal_it_stands_below_what_is_printed(monkeypatch: pytest.Monke
         listener._line.stop()  # type: ignore[attr-defined]
         monkeypatch.undo()
         stream.flush()
-        written = os.read(ours, 65536).decode()
+        written = read_until(ours, "\x1b[2K", after="round 3 of 10 is done")  # what was there is wiped out at the end
     os.close(ours)
     assert "said: round_started" in written
     assert "round 3 of 10: 0 of 2 hospitals have answered" in written
     assert "said: round_finished" in written
-    assert written.endswith("\x1b[2K")  # and is gone at the end

@@ -89,7 +89,7 @@ def test_the_page_follows_a_federation_and_takes_a_run(federation: Federation, c
         toml.fill(text.replace("rounds = 3", "rounnds = 3"))
         page.get_by_role("button", name="Check").click()
         expect(page.locator("#form-said")).to_contain_text("did you mean 'rounds'?")
-        toml.fill(text.replace("rounds = 3", "rounds = 40").replace("learning_rate", "local_epochs = 4\nlearning_rate"))
+        toml.fill(text.replace("rounds = 3", "rounds = 200"))
         page.get_by_label("Name").fill(HOSTILE)
         page.locator("#form").get_by_role("button", name="Submit").click()
         expect(page.locator("#form-said")).to_contain_text("Submitted as run")
@@ -174,6 +174,8 @@ def test_everybody_can_use_the_coordinators_page(federation: Federation, chromiu
         assert shown.title() == "test · fedpath coordinator"
         assert_readable(shown)
         assert_narrow(shown)
+        events.emit("round_finished", run=run, round=1, seconds=1.0)  # what is open is drawn anew each second
+        expect(shown.locator("#open-round")).to_contain_text("No round is over yet")
         assert_keyboard_reaches_all(shown)
 
 

@@ -5,6 +5,9 @@ import json
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
+
+from fedpath.server.page.proposal import choices
 
 from .conftest import Coordinator
 
@@ -78,6 +81,17 @@ def test_the_form_begins_with_recipes_of_this_federation(coordinator: Coordinato
         status, said = coordinator.visitor.post("/api/check", {"toml": choice["toml"]})
         assert status == 200, said
         assert 'encoder = "noise"' in choice["toml"]
+
+
+@pytest.mark.parametrize(
+    "written", ['[server]\nregistry = "{}"\n', 'server.registry = "{}"\n', 'server = {{ registry = "{}" }}']
+)
+def test_the_registrys_password_is_in_no_form(coordinator: Coordinator, tmp_path: Path, written: str) -> None:
+    secret = "postgresql+psycopg://fedpath:password@db/fedpath"
+    config = coordinator.page.config
+    config = config.model_copy(update={"server": config.server.model_copy(update={"registry": SecretStr(secret)})})
+    (tmp_path / "federation.toml").write_text(written.format(secret))
+    assert "password" not in json.dumps(choices(config, tmp_path / "federation.toml"))
 
 
 def test_a_run_is_submitted_stopped_and_resumed(coordinator: Coordinator) -> None:
