@@ -2,6 +2,7 @@
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,7 +11,7 @@ import click
 import pytest
 import typer
 import yaml
-from charts import CI, HELM_FOLDER, Object, containers, helm, of_kind, pods, render, template
+from charts import CHARTS, CI, HELM_FOLDER, Object, containers, helm, of_kind, pods, render, template
 from kubernetes_validate import utils as kubernetes
 
 from fedpath.cli.main import app
@@ -362,6 +363,19 @@ def test_cert_manager_issues_for_the_host_of_the_address() -> None:
     volumes = _deployment("fedpath-server", "cert-manager-gateway-values.yaml")["spec"]["template"]["spec"]["volumes"]
     (config,) = [volume for volume in volumes if volume["name"] == "config"]
     assert config["projected"]["sources"][1]["secret"]["name"] == certificate["spec"]["secretName"]
+
+
+def test_dns_may_be_elsewhere() -> None:
+    (policy,) = of_kind(render("fedpath-site", "same-cluster-values.yaml"), "NetworkPolicy")
+    dns, _ = policy["spec"]["egress"]
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in dns["to"]
+    assert {port["port"] for port in dns["ports"]} == {53, 5353}
+
+
+@pytest.mark.parametrize("chart", CHARTS)
+def test_charts_have_the_version_of_fedpath(chart: str) -> None:
+    about = yaml.safe_load((HELM_FOLDER / chart / "Chart.yaml").read_text())
+    assert about["appVersion"] == tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
 
 
 def test_long_names_are_cut() -> None:
