@@ -1,6 +1,6 @@
 """A real Prometheus and a real Alertmanager (Debian's), on free ports, with the rules and configuration of `deploy/`.
 
-Both are given copies of the shipped files in which addresses and durations are other ones; what is asked stays the same.
+Both are given copies of the shipped files in which addresses and durations are others; what is asked is the same.
 """
 
 import copy

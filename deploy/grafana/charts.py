@@ -6,7 +6,7 @@ Every panel has a title, a sentence that says what it shows and what to look for
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 from grafana_foundation_sdk.builders import common, heatmap, stat, statetimeline, table, timeseries
 from grafana_foundation_sdk.builders import dashboard as dashboards
@@ -19,6 +19,8 @@ from grafana_foundation_sdk.models.prometheus import PromQueryFormat
 
 SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 GREEN, YELLOW, ORANGE, RED, BLUE, GREY = "green", "yellow", "orange", "red", "blue", "text"
+Panel = timeseries.Panel | stat.Panel | statetimeline.Panel | heatmap.Panel | table.Panel
+P = TypeVar("P", timeseries.Panel, stat.Panel, statetimeline.Panel, heatmap.Panel, table.Panel)
 Steps = Sequence[tuple[float | None, str]]
 """Where a colour begins, from below; the first has no beginning."""
 Words = dict[str, tuple[str, str]]
@@ -111,7 +113,6 @@ def timeline(
     width: int = 24,
     height: int = 7,
     words: Words | None = None,
-    steps: Steps | None = None,
 ) -> statetimeline.Panel:
     """Return bands over time, one a series: what state it was in, and when that changed."""
     panel = statetimeline.Panel().unit(unit).merge_values(True).row_height(0.8).fill_opacity(75)
@@ -119,10 +120,9 @@ def timeline(
     panel.tooltip(_tooltip())
     if words is not None:
         panel.mappings(_mappings(words))
-    if steps is not None:
-        panel.thresholds(_thresholds(steps)).color_scheme(
-            dashboards.FieldColor().mode(models.FieldColorModeId.THRESHOLDS)
-        )
+    if words is None:
+        # Numbers, of rounds: darker as they grow, and none of them is a warning.
+        panel.color_scheme(dashboards.FieldColor().mode(models.FieldColorModeId.CONTINUOUS_BLUES))
     return _asking(_named(panel, title, says, width, height), asked)
 
 
@@ -237,7 +237,7 @@ class Board:
         annotation = dashboards.AnnotationQuery().name(name).datasource(SOURCE).enable(True).icon_color(RED).expr(expr)
         self._board.annotation(annotation)
 
-    def row(self, title: str, *panels: Any) -> None:
+    def row(self, title: str, *panels: Panel) -> None:
         """Add panels under a heading."""
         self._board.with_row(dashboards.Row(title).id(self._next()))
         for panel in panels:
@@ -256,11 +256,11 @@ class Board:
         return self._panels
 
 
-def _named(panel: Any, title: str, says: str, width: int, height: int) -> Any:
+def _named(panel: P, title: str, says: str, width: int, height: int) -> P:
     return panel.title(title).description(says).datasource(SOURCE).span(width).height(height)
 
 
-def _asking(panel: Any, asked: Sequence[Query], *, instant: bool = False) -> Any:
+def _asking(panel: P, asked: Sequence[Query], *, instant: bool = False) -> P:
     for place, query in enumerate(asked):
         target = _target(query, chr(ord("A") + place))
         panel.with_target(target.instant() if instant else target.range())

@@ -1,10 +1,11 @@
 """The coordinator's dashboard: who is there, what the rounds do, what the hospitals answer, how the model does."""
 
-from charts import BLUE, GREEN, GREY, RED, YELLOW, Board, Query, figure, heat, lines, rows, timeline
+from charts import BLUE, GREEN, RED, Board, Query, figure, heat, lines, timeline
+from coordinator_machine import machine, ray
+from coordinator_sites import sites
 
 HERE = 'instance=~"$instance"'
 OF_RUN = f'{HERE}, run=~"$run"'
-OF_SITE = f'{HERE}, site=~"$site"'
 UID = "fedpath-coordinator"
 
 
@@ -27,10 +28,10 @@ def board() -> Board:
     made.alerts("Alerts", 'ALERTS{alertname=~"Fedpath.*", alertstate="firing", job=~".*coordinator.*"}')
     _overview(made)
     _rounds(made)
-    _sites(made)
+    sites(made)
     _model(made)
-    _safety(made)
-    _ray(made)
+    machine(made)
+    ray(made)
     return made
 
 
@@ -55,9 +56,10 @@ def _overview(made: Board) -> None:
         ),
         figure(
             "Round",
-            "The round that is open, or was last, of each run that is served.",
+            "The round that is open, or was last, of each run that is served; of a pipeline, the stage as well.",
             "none",
             Query(f"fedpath_round{{{OF_RUN}}} and fedpath_run_active{{{OF_RUN}}} == 1", "{{run}}"),
+            Query(f"fedpath_run_stage{{{OF_RUN}}} and fedpath_run_active{{{OF_RUN}}} == 1", "{{run}} stage"),
             names=True,
         ),
         figure(
@@ -161,88 +163,6 @@ def _rounds(made: Board) -> None:
     )
 
 
-def _sites(made: Board) -> None:
-    made.row(
-        "Hospitals",
-        timeline(
-            "Online",
-            "When each hospital was connected.",
-            Query(f"fedpath_site_online{{{OF_SITE}}}", "{{site}}"),
-            words={"0": ("away", RED), "1": ("online", GREEN)},
-            height=8,
-        ),
-        lines(
-            "Silence",
-            "For how long nothing was heard of each hospital. Agents send a heartbeat every 6 s; 120 s are an alert.",
-            "s",
-            Query(f"site:fedpath_silence:seconds{{{OF_SITE}}}", "{{site}}"),
-            steps=((None, GREEN), (120, RED)),
-        ),
-        lines(
-            "Answers by outcome",
-            "What the hospitals' answers to rounds came to. Only those answered count; late ones may, with [late].",
-            "none",
-            Query(
-                f"sum by (outcome) (increase(fedpath_site_replies_total{{{OF_SITE}}}[$__rate_interval]))", "{{outcome}}"
-            ),
-            bars=True,
-            stacked=True,
-        ),
-        lines(
-            "Answers that did not count",
-            "Refused, lost or late, by hospital.",
-            "none",
-            Query(
-                "sum by (site, outcome) (increase(fedpath_site_replies_total"
-                f'{{{OF_SITE}, outcome!="answered"}}[$__rate_interval]))',
-                "{{site}} {{outcome}}",
-            ),
-            bars=True,
-            stacked=True,
-        ),
-        lines(
-            "Why updates were refused",
-            "By reason, of all hospitals: not_finite is NaN or infinity, norm a change that is too large, form wrong "
-            "names or shapes, site a hospital that said itself that it could not.",
-            "none",
-            Query(
-                f"sum by (reason) (increase(fedpath_update_rejected_total{{{HERE}}}[$__rate_interval]))", "{{reason}}"
-            ),
-            bars=True,
-            stacked=True,
-        ),
-        lines(
-            "Traffic to hospitals",
-            "Bytes of orders and models, by hospital: five minutes' mean.",
-            "Bps",
-            Query(f'site_direction:fedpath_transfer_bytes:rate5m{{{OF_SITE}, direction="to_site"}}', "{{site}}"),
-            stacked=True,
-        ),
-        lines(
-            "Traffic from hospitals",
-            "Bytes of answers and updates, by hospital: five minutes' mean.",
-            "Bps",
-            Query(f'site_direction:fedpath_transfer_bytes:rate5m{{{OF_SITE}, direction="from_site"}}', "{{site}}"),
-            stacked=True,
-        ),
-        lines(
-            "Clocks",
-            "A hospital's clock minus the coordinator's. Over 4 s ahead or 300 s behind, its calls are refused.",
-            "s",
-            Query(f"fedpath_site_clock_skew_seconds{{{OF_SITE}}}", "{{site}}"),
-            least=None,
-        ),
-        lines(
-            "Kept out",
-            "Hospitals that did not come into a run: contract, no patients, or a policy. The reason is in the log.",
-            "none",
-            Query(f"increase(fedpath_site_kept_out_total{{{OF_SITE}}}[$__rate_interval])", "{{site}}"),
-            bars=True,
-            stacked=True,
-        ),
-    )
-
-
 def _model(made: Board) -> None:
     made.row(
         "Model",
@@ -275,149 +195,5 @@ def _model(made: Board) -> None:
             "none",
             Query(f"sum by (state) (fedpath_registry_runs{{{HERE}}})", "{{state}}"),
             stacked=True,
-        ),
-    )
-
-
-def _safety(made: Board) -> None:
-    made.row(
-        "Security and machine",
-        rows(
-            "Certificates",
-            "How long each certificate is valid. Below two weeks, renew: fedpath provision.",
-            "s",
-            Query(f"certificate:fedpath_validity:seconds{{{HERE}}}", "{{role}} {{subject}}"),
-            {"role": "role", "subject": "subject", "Value": "valid for"},
-            steps=((None, RED), (3 * 86400, YELLOW), (14 * 86400, GREEN)),
-        ),
-        lines(
-            "Calls refused",
-            "By the TLS port: a key that is not registered, a wrong signature (or a clock that is off), and what "
-            "is refused before it is read: not served, without a length, too large.",
-            "none",
-            Query(
-                f"sum by (reason) (increase(fedpath_auth_failures_total{{{HERE}}}[$__rate_interval]))",
-                "authentication: {{reason}}",
-            ),
-            Query(
-                f"sum by (reason) (increase(fedpath_requests_refused_total{{{HERE}}}[$__rate_interval]))", "{{reason}}"
-            ),
-            bars=True,
-            stacked=True,
-        ),
-        lines(
-            "Disk",
-            "Free where the coordinator's folder lies. A round needs the model and one update of each hospital.",
-            "bytes",
-            Query(f"folder:fedpath_disk_free:bytes{{{HERE}}}", "{{folder}}"),
-            steps=((None, RED), (10 * 1024**3, GREEN)),
-            width=8,
-        ),
-        lines(
-            "Memory",
-            "Resident memory of the coordinator's process.",
-            "bytes",
-            Query(f"process_resident_memory_bytes{{{HERE}}} and on (instance) fedpath_sites_needed", "{{instance}}"),
-            width=8,
-        ),
-        lines(
-            "CPU",
-            "Cores that the coordinator's process uses.",
-            "none",
-            Query(
-                f"rate(process_cpu_seconds_total{{{HERE}}}[$__rate_interval]) and on (instance) fedpath_sites_needed",
-                "{{instance}}",
-            ),
-            width=8,
-        ),
-        figure(
-            "Damaged on disk",
-            "Models and records that did not match their hashes, since this process began; each was gone back from.",
-            "none",
-            Query(f"sum(fedpath_checkpoint_damaged_total{{{HERE}}})", "damaged"),
-            steps=((None, GREEN), (1, RED)),
-            width=6,
-        ),
-        figure(
-            "Listener and registry",
-            "Whether the TLS port and the database of runs answer.",
-            "none",
-            Query(f"fedpath_listener_up{{{HERE}}}", "listener"),
-            Query(f"fedpath_registry_up{{{HERE}}}", "registry"),
-            words={"0": ("down", RED), "1": ("up", GREEN)},
-            names=True,
-            width=6,
-        ),
-        figure(
-            "Version",
-            "Of fedpath at each coordinator.",
-            "none",
-            Query(f'fedpath_build_info{{{HERE}, role="server"}}', "{{version}}"),
-            words={"1": ("running", GREY)},
-            names=True,
-            width=6,
-        ),
-    )
-
-
-def _ray(made: Board) -> None:
-    made.row(
-        'Ray (aggregation.engine = "ray")',
-        figure(
-            "Combiners replaced",
-            "Processes that combine updates, lost and replaced since this process began. No update is lost with them.",
-            "none",
-            Query(f"sum(fedpath_combiners_replaced_total{{{HERE}}})", "replaced"),
-            steps=((None, GREEN), (1, YELLOW)),
-            width=6,
-        ),
-        figure(
-            "Clusters lost",
-            "Times that the whole cluster was gone, since this process began.",
-            "none",
-            Query(f"sum(fedpath_clusters_lost_total{{{HERE}}})", "lost"),
-            steps=((None, GREEN), (1, RED)),
-            width=6,
-        ),
-        figure(
-            "Pieces combined",
-            "Pieces of models that were combined on Ray, since this process began.",
-            "none",
-            Query(f"sum(fedpath_combiner_pieces_total{{{HERE}}})", "pieces"),
-            width=6,
-        ),
-        figure(
-            "Peak memory of the combiner",
-            "Resident memory that the process which speaks to Ray needed at most.",
-            "bytes",
-            Query(f"max(fedpath_combiner_memory_bytes{{{HERE}}})", "peak"),
-            width=6,
-        ),
-        lines(
-            "CPU of the nodes",
-            "Of Ray's own exporter, by node.",
-            "percent",
-            Query("avg by (instance) (ray_node_cpu_utilization)", "{{instance}}"),
-            most=100,
-            width=8,
-        ),
-        lines(
-            "Memory of the nodes",
-            "Of Ray's own exporter, by node: what is used of what there is.",
-            "percentunit",
-            Query(
-                "sum by (instance) (ray_node_mem_used) / sum by (instance) (ray_node_mem_total)",
-                "{{instance}}",
-            ),
-            most=1,
-            width=8,
-        ),
-        lines(
-            "Object store",
-            "Of Ray's own exporter: where its shared memory lies. SPILLED is on disk, and slow.",
-            "bytes",
-            Query("sum by (Location) (ray_object_store_memory)", "{{Location}}"),
-            stacked=True,
-            width=8,
         ),
     )

@@ -167,8 +167,9 @@ def _machine(made: Board) -> None:
         ),
         lines(
             "Memory",
-            "Resident memory of the agent's process.",
+            "Resident memory of the agent's process, and the most that one of DeepSpeed's training processes held.",
             "bytes",
+            Query(f"fedpath_client_trainer_memory_bytes{{{HERE}}} > 0", "training, at most"),
             Query(
                 f"process_resident_memory_bytes{{{HERE}}} and on (instance) fedpath_client_connected", "{{instance}}"
             ),

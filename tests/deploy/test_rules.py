@@ -19,14 +19,30 @@ _NUMBER = re.compile(r"(?<![\w:.])-?\d+(?:\.\d+)?(?![\w:.])")
 _NO_LIMITS = re.compile(r'"[^"]*"|\[[^\]]*\]')
 
 
+def _amtool(*words: str | Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["amtool", *words], capture_output=True, text=True, timeout=60, check=False)
+
+
 def test_rules_and_configuration_are_valid() -> None:
     done = promtool("check", "rules", "--lint=all", "--lint-fatal", *RULES)
     assert done.returncode == 0, done.stderr
     done = promtool("check", "config", SHIPPED / "prometheus.yml")
     assert done.returncode == 0, done.stderr
-    words = ["amtool", "check-config", str(SHIPPED / "alertmanager.yml")]
-    checked = subprocess.run(words, capture_output=True, text=True, timeout=60, check=False)
-    assert checked.returncode == 0, checked.stderr
+    done = _amtool("check-config", SHIPPED / "alertmanager.yml")
+    assert done.returncode == 0, done.stderr
+
+
+def test_critical_alerts_go_out_at_once() -> None:
+    for severity, receiver in (("critical", "operators-now"), ("warning", "operators")):
+        config = f"--config.file={SHIPPED / 'alertmanager.yml'}"
+        assert _amtool("config", "routes", "test", config, f"severity={severity}").stdout.split() == [receiver]
+
+
+def test_what_is_left_out_because_of_another_alert_exists() -> None:
+    names = {rule["alert"] for rule in ALERTS}
+    rules = yaml.safe_load((SHIPPED / "alertmanager.yml").read_text())["inhibit_rules"]
+    matchers = [text for rule in rules for side in ("source", "target") for text in rule[f"{side}_matchers"]]
+    assert {text.split('"')[1] for text in matchers if text.startswith('alertname="')} <= names
 
 
 @pytest.mark.parametrize("rules", RULES, ids=lambda path: path.stem)
