@@ -1,7 +1,7 @@
 """A role's web page on a port: flags, the port itself, and uvicorn in a thread of its own.
 
-By default it costs a bound socket and a thread that sleeps: the web server is imported and started when the first
-browser connects. Nothing that goes wrong in that thread holds the role's work up.
+Until the first browser connects it costs a bound socket and a thread that sleeps; the web server is started then.
+Nothing that goes wrong in that thread holds the role's work up.
 """
 
 import ipaddress
@@ -9,7 +9,7 @@ import os
 import selectors
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Protocol
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fedpath.core.page.log import LogTail
 
 PORT, OFF = 8470, -1
-_PATIENCE_S = 3.0
+_PATIENCE_S = 5.0
 
 PagePort = Annotated[
     int | None,
@@ -47,9 +47,11 @@ class Page(Protocol):
     """A role's page."""
 
     log: "LogTail"
+    over: threading.Event
+    """Set when it is not served any more: who reads live data is let go."""
 
     def app(self) -> App:
-        """Return what answers; called in the page's thread, when the first browser is there."""
+        """Return what answers a browser."""
         ...
 
 
@@ -79,12 +81,14 @@ def page_served(
     if port == OFF:
         yield
         return
+    from fedpath.core.page.guard import Guard
+
     token = _token(host, token_file)
     bound = _bind(host, port)
     if events.path is not None:
         page.log.take_up(events.path)
     name = f"[{host}]" if ":" in host else host
-    served = _Served(bound, page.app, role, token)
+    served = _Served(bound, page, Guard(page.app(), role, token))
     try:
         events.emit("page", address=f"http://{name}:{bound.getsockname()[1]}/")
         yield
@@ -139,16 +143,15 @@ def _bind(host: str, port: int | None) -> socket.socket:
 class _Served:
     """The thread."""
 
-    def __init__(self, bound: socket.socket, make: Callable[[], App], role: str, token: str | None) -> None:
-        self._bound, self._make, self._role, self._token = bound, make, role, token
+    def __init__(self, bound: socket.socket, page: Page, app: App) -> None:
+        self._bound, self._page, self._app = bound, page, app
         self._wake_reader, self._wake = os.pipe()
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._work, name=f"{role} page", daemon=True)
+        self._thread = threading.Thread(target=self._work, name="page", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """End it; who is connected is cut off."""
-        self._over.set()
+        """End it; who is connected is let go."""
+        self._page.over.set()
         os.close(self._wake)
         self._thread.join(_PATIENCE_S)
         os.close(self._wake_reader)
@@ -159,10 +162,13 @@ class _Served:
             for one in (self._bound, self._wake_reader):
                 waiting.register(one, selectors.EVENT_READ)
             waiting.select()
-        if not self._over.is_set():
+        if not self._page.over.is_set():
             import asyncio
 
-            asyncio.run(self._serve())
+            try:
+                asyncio.run(self._serve())
+            finally:
+                self._bound.close()  # nobody waits at a door behind which there is no one any more
 
     async def _serve(self) -> None:
         import asyncio
@@ -170,11 +176,9 @@ class _Served:
 
         import uvicorn
 
-        from fedpath.core.page.guard import Guard
-
         server = uvicorn.Server(
             uvicorn.Config(
-                Guard(self._make(), self._role, self._token),
+                self._app,
                 log_config=None,
                 access_log=False,
                 ws="none",
@@ -182,7 +186,7 @@ class _Served:
                 proxy_headers=False,
                 server_header=False,
                 limit_concurrency=100,
-                timeout_graceful_shutdown=1,
+                timeout_graceful_shutdown=2,
             )
         )
         logging.getLogger("uvicorn.error").setLevel(logging.ERROR)

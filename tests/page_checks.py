@@ -14,7 +14,8 @@ def _check(page: Page, name: str) -> Any:
 
 def assert_readable(page: Page) -> None:
     """Check names, headings, landmarks and captions; and in both schemes contrast."""
-    assert _check(page, "nameless") == []
+    wrong = _check(page, "nameless")
+    assert not wrong, "\n".join(wrong)
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)  # type: ignore[arg-type]
         found: dict[str, float] = _check(page, "contrast")
@@ -39,9 +40,10 @@ def assert_keyboard_reaches_all(page: Page) -> None:
     reached = []
     for _ in wanted:
         page.keyboard.press("Tab")
-        stop, outline = page.evaluate(
-            "[Number(document.activeElement.dataset.stop ?? -1), getComputedStyle(document.activeElement).outlineStyle]"
+        stop, outline, what = page.evaluate(
+            "(() => { const at = document.activeElement; return "
+            "[Number(at.dataset.stop ?? -1), getComputedStyle(at).outlineStyle, at.outerHTML.slice(0, 200)]; })()"
         )
         reached.append(stop)
-        assert outline != "none", f"control {stop} has no outline"
+        assert outline != "none", f"no outline: {what}"
     assert reached == wanted

@@ -14,7 +14,7 @@ _PACKAGE = "fedpath.client.page"
 
 def build(page: Page) -> Starlette:
     """Return the page as an ASGI app; who may see it is decided in front of it (`fedpath.core.page.guard`)."""
-    stream = Stream(page.sections, page.log)
+    stream = Stream(page.sections, page.log, page.over)
 
     async def document(_: Request) -> Response:
         return Response(page_of(_PACKAGE), media_type="text/html")

@@ -29,6 +29,8 @@ class Page:
     ) -> None:
         self.config, self.ask_to_stop = config, ask_to_stop
         self._stop = stop
+        self.over = threading.Event()
+        """Set when the page is not served any more."""
         self.log, self.live = LogTail(words), Live()
         self._left = Departures(config.state / AUDIT_FILE)
         self._shown: tuple[tuple[int, bool, int], dict[str, str]] = ((-1, False, 0), {})
@@ -39,7 +41,7 @@ class Page:
         self.live(event)
 
     def app(self) -> App:
-        """Return what answers a browser; to be made in the thread that serves it."""
+        """Return what answers a browser."""
         from fedpath.client.page.app import build
 
         return build(self)

@@ -6,6 +6,7 @@ a process that has been started meanwhile.
 """
 
 import asyncio
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
@@ -30,10 +31,11 @@ class Stream:
     Args:
         look: returns the sections' texts by name; asked a few times a second while somebody reads.
         log: the lines that are sent as the section "log".
+        over: set it to let all readers go.
     """
 
-    def __init__(self, look: Callable[[], Awaitable[Mapping[str, str]]], log: LogTail) -> None:
-        self._look, self._log = look, log
+    def __init__(self, look: Callable[[], Awaitable[Mapping[str, str]]], log: LogTail, over: threading.Event) -> None:
+        self._look, self._log, self._over = look, log, over
         self._readers = 0
 
     @property
@@ -48,7 +50,7 @@ class Stream:
             yield "retry: 1000\n\n" + _event("clock", as_json(time.time()))
             sent: dict[str, str] = {}
             line, spoke = 0, time.monotonic()
-            while True:
+            while not self._over.is_set():
                 sections = await self._look()
                 news = [_event(name, text) for name, text in sections.items() if sent.get(name) != text]
                 sent |= sections

@@ -31,7 +31,7 @@ class _NoRunError(FedpathError):
 
 def build(page: Page) -> Starlette:
     """Return the page as an ASGI app; who may see it is decided in front of it (`fedpath.core.page.guard`)."""
-    stream = Stream(page.sections, page.log)
+    stream = Stream(page.sections, page.log, page.over)
     federation, explaining = page.config.federation.name, partial(_explaining, page.file.parent)
 
     def found(registry: Registry, name: str) -> Run:

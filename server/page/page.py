@@ -1,6 +1,7 @@
 """The page of one coordinator: what it keeps, what it shows, and when the registry is asked."""
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -47,6 +48,8 @@ class Page:
     ) -> None:
         self.config, self.file, self.state, self.kind = config, file.absolute(), state, kind
         self.log, self.live = LogTail(words), Live(config.federation.sites)
+        self.over = threading.Event()
+        """Set when the page is not served any more."""
         self._watched = watched or Watched()
         self._registry: Registry | None = None
         self._one_at_a_time = asyncio.Lock()
@@ -63,7 +66,7 @@ class Page:
         self.live(event)
 
     def app(self) -> App:
-        """Return what answers a browser; to be made in the thread that serves it."""
+        """Return what answers a browser."""
         from fedpath.server.page.app import build
 
         return build(self)

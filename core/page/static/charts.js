@@ -30,7 +30,7 @@ function ticks(low, high, most) {
  */
 export function lines(what) {
   const series = what.series.filter(({ points }) => points.length);
-  const heading = h("h4", { id: `${what.id}-title` }, what.title);
+  const heading = h("h3", { id: `${what.id}-title` }, what.title);
   if (!series.length) return h("figure", {}, heading, h("p", { class: "empty" }, "Nothing yet."));
   const all = series.flatMap(({ points }) => points);
   const width = Math.max(240, what.width), height = Math.round(Math.min(280, Math.max(190, width * 0.5)));
@@ -82,7 +82,7 @@ export function timeline(what) {
   const end = Math.max(1, near ? Math.max(what.end, what.deadline) * 1.02 : what.end * 1.05);
   const px = (at) => 2 + (Math.min(at, end) / end) * (width - 4);
   const step = ticks(0, end, Math.max(2, Math.floor(width / 110)));
-  return h("figure", {}, h("h4", { id: `${what.id}-title` }, what.title),
+  return h("figure", {}, h("h3", { id: `${what.id}-title` }, what.title),
     s("svg", { class: "chart", viewBox: `0 0 ${width} ${height}`, width, height, role: "img", "aria-labelledby": `${what.id}-title`, "aria-describedby": `${what.id}-says` },
       step.map(({ at }, index) => [
         s("line", { class: "grid", x1: px(at), x2: px(at), y1: top, y2: height - bottom + 4 }),

@@ -32,7 +32,7 @@ function headline() {
   if (active.length) return active.map((run) => `${title(run)}: ${doing(run)}`).join(" ");
   const last = known.runs.find(({ state }) => state !== "queued");
   const queue = waiting ? `${plural(waiting, "run")} ${waiting === 1 ? "waits" : "wait"} in the queue. ` : "";
-  if (!last) return queue || "No run yet. Submit the first one below.";
+  if (!last) return queue.trim() || "No run yet. Submit the first one below.";
   return `${queue}No run is at work now. The last one, ${title(last)}, ${outcome(last)}.`;
 }
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from pathlib import Path
 
 from fedpath.core.events import Event, EventLog
@@ -42,7 +43,7 @@ def test_it_begins_with_what_earlier_processes_wrote(tmp_path: Path) -> None:
 
 
 def test_each_reader_is_sent_everything_and_then_what_changes() -> None:
-    log, sections = LogTail(words), {"one": "1", "two": "2"}
+    log, sections, over = LogTail(words), {"one": "1", "two": "2"}, threading.Event()
 
     async def look() -> dict[str, str]:
         return dict(sections)
@@ -52,7 +53,7 @@ def test_each_reader_is_sent_everything_and_then_what_changes() -> None:
         return [(kind.removeprefix("event: "), json.loads(data.removeprefix("data: "))) for kind, data in blocks]
 
     async def read() -> None:
-        stream = Stream(look, log)
+        stream = Stream(look, log, over)
         log(Event("said", 1.0, {"text": "first\nline"}))
         reader = stream.read()
         assert [kind for kind, _ in parsed(await anext(reader))] == ["clock"]
@@ -72,6 +73,8 @@ def test_each_reader_is_sent_everything_and_then_what_changes() -> None:
         await reader.aclose()
         await other.aclose()
         assert not stream.is_full
+        over.set()
+        assert [part async for part in stream.read()][1:] == []
 
     asyncio.run(read())
 
