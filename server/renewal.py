@@ -8,7 +8,7 @@ import ssl
 import threading
 from pathlib import Path
 
-_LOOK_S = 10.0
+_LOOK_S = 2.0
 
 
 def context_of(certificate: Path, key: Path) -> ssl.SSLContext:

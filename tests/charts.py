@@ -2,6 +2,7 @@
 
 import base64
 import re
+import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
@@ -91,45 +92,63 @@ class PodFiles:
         claims: Mapping[str, Path],
         here: Mapping[str, str],
     ) -> None:
-        folder.mkdir(parents=True)
-        self._secrets, self._claims = secrets, claims
+        self._folder, self._secrets, self._claims = folder, dict(secrets), claims
         self._maps = {
             found["metadata"]["name"]: {key: text.encode() for key, text in found["data"].items()}
             for found in of_kind(objects, "ConfigMap")
         }
-        volumes = {volume["name"]: volume for volume in pod["spec"]["volumes"]}
-        folders: dict[str, str] = {}
-        for container in containers(pod):
-            for mount in container["volumeMounts"]:
-                folders[mount["mountPath"]] = str(self._folder(folder, volumes[mount["name"]]))
-        self._here = {**folders, **here}
+        mounts = [mount for container in containers(pod) for mount in container["volumeMounts"]]
+        self._here = {mount["mountPath"]: str(folder / mount["name"]) for mount in mounts} | dict(here)
         # At once, for what something is here may hold what something is there; longer ones first.
         self._there = re.compile("|".join(map(re.escape, sorted(self._here, key=len, reverse=True))))
-        for path in folder.rglob("..data/**/*.toml"):
-            path.chmod(0o600)
-            path.write_text(self.mapped(path.read_text()))
+        self._volumes = pod["spec"]["volumes"]
+        self._published = 0
+        folder.mkdir(parents=True)
+        for volume in self._volumes:
+            self._make(volume)
 
     def mapped(self, text: str) -> str:
         """A text with its paths, hosts and ports as they are here."""
         return self._there.sub(lambda found: self._here[found[0]], text)
 
-    def _folder(self, folder: Path, volume: Object) -> Path:
-        path = folder / volume["name"]
-        if path.exists():
-            return path
+    def replace_secret(self, name: str, content: Mapping[str, bytes]) -> None:
+        """Let a Secret hold something else: the volumes made of it follow, as a kubelet lets them."""
+        self._secrets[name] = content
+        for volume in self._volumes:
+            if "projected" in volume:
+                self._make(volume)
+
+    def _make(self, volume: Object) -> None:
+        path = self._folder / volume["name"]
         if "projected" in volume:
             files: dict[str, bytes] = {}
             for source in volume["projected"]["sources"]:
                 files |= self._files(source)
-            _publish(path, files, volume["projected"]["defaultMode"])
+            self._publish(path, files, volume["projected"]["defaultMode"])
         elif "secret" in volume:
-            _publish(path, self._files(volume), volume["secret"]["defaultMode"])
-        elif "persistentVolumeClaim" in volume:
-            claim = self._claims.get(volume["persistentVolumeClaim"]["claimName"])
-            if claim is not None:
-                path.symlink_to(claim)
-        path.mkdir(exist_ok=True)
-        return path
+            self._publish(path, self._files(volume), volume["secret"]["defaultMode"])
+        elif "persistentVolumeClaim" in volume and volume["persistentVolumeClaim"]["claimName"] in self._claims:
+            path.symlink_to(self._claims[volume["persistentVolumeClaim"]["claimName"]])
+        else:
+            path.mkdir()
+
+    def _publish(self, path: Path, files: Mapping[str, bytes], mode: int) -> None:
+        """Write files as a kubelet does: in a folder with a date, to which ..data leads, to which the names lead."""
+        self._published += 1
+        dated, data = path / f"..2026_11_27_08_00_00.{self._published}", path / "..data"
+        for name, content in files.items():
+            file = dated / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(self.mapped(content.decode()).encode() if name.endswith(".toml") else content)
+            file.chmod(mode)
+        before = data.resolve() if data.exists() else None
+        (path / "..data_tmp").symlink_to(dated.name)
+        (path / "..data_tmp").rename(data)
+        if before is not None:
+            shutil.rmtree(before)
+            return
+        for top in {Path(name).parts[0] for name in files}:
+            (path / top).symlink_to(Path("..data") / top)
 
     def _files(self, source: Object) -> dict[str, bytes]:
         if "configMap" in source:
@@ -141,18 +160,6 @@ class PodFiles:
         if items is None:
             return dict(content)
         return {item["path"]: content[item["key"]] for item in items}
-
-
-def _publish(path: Path, files: Mapping[str, bytes], mode: int) -> None:
-    """Write files as a kubelet does: in a folder with a date, to which ..data leads, to which the names lead."""
-    for name, content in files.items():
-        file = path / "..2026_11_27_08_00_00.1" / name
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content)
-        file.chmod(mode)
-    (path / "..data").symlink_to("..2026_11_27_08_00_00.1")
-    for top in {Path(name).parts[0] for name in files}:
-        (path / top).symlink_to(Path("..data") / top)
 
 
 def secret_of(folder: Path) -> dict[str, bytes]:

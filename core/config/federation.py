@@ -179,7 +179,8 @@ def federation_of(text: str, path: Path) -> FederationConfig:
 
 
 def _with_whole_paths(config: FederationConfig, path: Path) -> FederationConfig:
-    credentials = (path.parent / config.server.credentials).resolve()
+    # Links are not followed: what replaces certificates (Kubernetes, cert-manager) moves a link to a new folder.
+    credentials = (path.parent / config.server.credentials).absolute()
     server = config.server.model_copy(update={"credentials": credentials})
     encoder = config.encoder
     if encoder.weights is not None:

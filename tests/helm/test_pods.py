@@ -2,6 +2,7 @@
 
 import http.client
 import signal
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -98,6 +99,12 @@ def made(
     return Pod(container, test, files, tested, ports)
 
 
+def _tls(credentials: Path) -> dict[str, bytes]:
+    """As `kubectl create secret tls` makes it."""
+    folder = credentials / "server"
+    return {"tls.crt": (folder / "server.crt").read_bytes(), "tls.key": (folder / "server.key").read_bytes()}
+
+
 @pytest.fixture
 def federation(tmp_path: Path) -> Iterator[Federation]:
     with Federation(tmp_path / "operator", ["A"]) as made_:
@@ -118,15 +125,10 @@ def test_probes_answer_on_what_the_pods_run(federation: Federation, tmp_path: Pa
         "--set",
         "page.enabled=true,page.token.existingSecret=fedpath-page",
     )
-    # As `kubectl create secret tls` makes it.
-    server = {
-        "tls.crt": (credentials / "server" / "server.crt").read_bytes(),
-        "tls.key": (credentials / "server" / "server.key").read_bytes(),
-    }
     coordinator = made(
         tmp_path / "coordinator",
         objects,
-        secrets={"fedpath-server-tls": server, "fedpath-page": {"token": TOKEN.encode()}},
+        secrets={"fedpath-server-tls": _tls(credentials), "fedpath-page": {"token": TOKEN.encode()}},
         claims={},
         here={
             "0.0.0.0:9443": f"127.0.0.1:{federation.port}",
@@ -183,6 +185,16 @@ def test_probes_answer_on_what_the_pods_run(federation: Federation, tmp_path: Pa
     page = coordinator.ports["page"]
     assert _status(page, "/", {"Authorization": f"Bearer {TOKEN}"}) == 200
     assert _status(page, "/", {}) in (303, 401)
+
+    # A certificate that is renewed, as cert-manager does it; the agent stays.
+    first = ssl.get_server_certificate(("127.0.0.1", federation.port))
+    for file in (credentials / "server").glob("server.*"):
+        file.unlink()
+    provision(load_federation(federation.toml), credentials)
+    coordinator.files.replace_secret("fedpath-server-tls", _tls(credentials))
+    soon(lambda: ssl.get_server_certificate(("127.0.0.1", federation.port)) != first, "the new certificate is shown")
+    assert ssl.get_server_certificate(("127.0.0.1", federation.port)).encode() == _tls(credentials)["tls.crt"]
+    assert hospital.is_fine("readinessProbe")
 
     # As a pod is ended.
     for name in ("site", "server"):

@@ -195,9 +195,14 @@ spec:
 {{- define "fedpath.dnsRule" -}}
 - to:
 {{- include "fedpath.peer" .Values.networkPolicy.dns | nindent 4 }}
+{{- range .Values.networkPolicy.dns.cidrs }}
+    - ipBlock: { cidr: {{ . | quote }} }
+{{- end }}
   ports:
-    - { protocol: UDP, port: 53 }
-    - { protocol: TCP, port: 53 }
+{{- range .Values.networkPolicy.dns.ports }}
+    - { protocol: UDP, port: {{ int . }} }
+    - { protocol: TCP, port: {{ int . }} }
+{{- end }}
 {{- end -}}
 
 {{- /* Who is somewhere outside or inside: address ranges, and pods. */ -}}
