@@ -151,6 +151,7 @@ class Sealed:
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [
+                    *("setpriv", "--pdeathsig", "KILL"),  # also where a test run is killed, nothing stays
                     *("nsenter", f"--net={network}"),
                     *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
                     *("bash", "-c", root.script(then)),
