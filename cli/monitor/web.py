@@ -59,7 +59,7 @@ class WebPort:
                 remedy="end what uses that port, or give another --metrics-port or --monitor-host",
             ) from None
         self.port = int(self._server.server_port)
-        self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.1,), name="metrics", daemon=True)
 
     def __enter__(self) -> Self:
         self._thread.start()

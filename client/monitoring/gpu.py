@@ -1,5 +1,6 @@
 """What can be seen of this machine's GPUs without disturbing them."""
 
+import importlib
 from collections.abc import Iterator, Mapping
 
 import torch
@@ -22,8 +23,7 @@ def gpus(peaks: Mapping[str, float]) -> Iterator[Series]:
         return
     ours = torch.cuda.current_device() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
     for number in range(torch.cuda.device_count()):
-        gpu = str(number)
-        peak = peaks.get(gpu, 0.0)
+        gpu, peak = str(number), peaks.get(str(number), 0.0)
         if number == ours:
             free, total = torch.cuda.mem_get_info(number)
             peak = max(peak, float(torch.cuda.max_memory_allocated(number)))
@@ -31,9 +31,19 @@ def gpus(peaks: Mapping[str, float]) -> Iterator[Series]:
             yield _MEMORY, {"gpu": gpu, "kind": "total"}, float(total)
         if peak:
             yield _MEMORY, {"gpu": gpu, "kind": "peak"}, peak
-        try:
-            if number != ours:
-                yield _MEMORY, {"gpu": gpu, "kind": "used"}, float(torch.cuda.device_memory_used(number))
-            yield _BUSY, {"gpu": gpu}, torch.cuda.utilization(number) / 100
-        except (ImportError, RuntimeError):  # no NVML here, or none of its package
-            continue
+        yield from _by_nvml(number, memory=number != ours)
+
+
+def _by_nvml(number: int, *, memory: bool) -> Iterator[Series]:
+    """Give what NVML says of a GPU; nothing where it, or its package, is not there or does not know."""
+    try:
+        error: type[Exception] = importlib.import_module("pynvml").NVMLError
+    except ImportError:
+        return
+    gpu = str(number)
+    try:
+        if memory:
+            yield _MEMORY, {"gpu": gpu, "kind": "used"}, float(torch.cuda.device_memory_used(number))
+        yield _BUSY, {"gpu": gpu}, torch.cuda.utilization(number) / 100  # not known of a slice of a GPU (MIG)
+    except (error, RuntimeError):
+        return

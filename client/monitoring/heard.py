@@ -89,6 +89,7 @@ class Heard:
             case "patches_read":
                 metrics.count("fedpath_client_data_errors_total", values["unreadable"], reason="patch")
             case "out_of_memory":
+                self._samples = 0
                 metrics.count("fedpath_client_oom_total")
             case "training_lost":
                 self._samples = 0

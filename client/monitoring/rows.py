@@ -18,7 +18,7 @@ WORK = (
 )
 PHASES = (*IDLE, *WORK)
 ORDERS = ("describe", "train", "evaluate", "encode", "finish", "refuse")
-CHECKS = ("main_loop", "coordinator")
+CHECKS = ("main_loop", "coordinator", "audit")
 
 
 def _each(words: tuple[str, ...]) -> list[tuple[str, ...]]:

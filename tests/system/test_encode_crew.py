@@ -19,6 +19,8 @@ from fedpath.client.slides.prepare import Job
 from fedpath.client.slides.settings import EncodeSettings
 from fedpath.core.bags import read_bag
 from fedpath.core.errors import ConfigError
+from fedpath.core.events import Event, EventLog
+from fedpath.core.monitoring.children import Mailbox
 
 pytestmark = pytest.mark.system
 SETTINGS = EncodeSettings(0.5, 64, batch=8)
@@ -58,7 +60,12 @@ def workers_here() -> list[int]:
 def test_two_processes_make_what_one_makes(slides: Path, tmp_path: Path) -> None:
     told: list[EncodeProgress] = []
     alone = encode(slides, tmp_path / "alone", None)
-    together = encode(slides, tmp_path / "together", Crew("local", 2, "cpu"), told.append)
+    heard: list[Event] = []
+    with Mailbox(tmp_path, "agent", EventLog(None, heard.append)):  # as that of an agent which they work for
+        together = encode(slides, tmp_path / "together", Crew("local", 2, "cpu"), told.append)
+    encoded = {event.values["pid"]: event.values["slides"] for event in heard if "slides" in event.values}
+    assert sum(encoded.values()) == 8
+    assert sum("bad_slides" in event.values for event in heard) == 1
     assert [result.slide_id for result in together.done] == [result.slide_id for result in alone.done]
     assert [bad.slide_id for bad in together.quarantined] == ["bad"]
     for result in alone.done:

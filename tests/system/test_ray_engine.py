@@ -27,6 +27,7 @@ from fedpath.core.errors import ConfigError, FederationError, StoppedError
 from fedpath.core.events import Event, EventLog
 from fedpath.core.exchange.stored import BLOCK, CHANGES, SCALES
 from fedpath.core.exchange.wire import Arrays, hash_arrays
+from fedpath.core.monitoring.children import Mailbox
 from fedpath.server.aggregation import Combined, Counted, LocalPasses, combiner
 from fedpath.server.aggregation.blocks import Engine
 from fedpath.server.aggregation.engine import Cluster, engine_of
@@ -92,13 +93,21 @@ def assert_same(one: Combined, other: Combined) -> None:
 # --- the same bits ----------------------------------------------------------------------------------------------------
 
 
-def test_the_bits_of_the_local_engine(head: Head, updates: list[Counted]) -> None:
-    with engine_of(settings_of({}, ray_address=head.address), EventLog(), threading.Event()) as engine:
+def test_the_bits_of_the_local_engine(head: Head, updates: list[Counted], tmp_path: Path) -> None:
+    heard: list[Event] = []
+    with (
+        Mailbox(tmp_path, "children", EventLog(None, heard.append)),
+        engine_of(settings_of({}, ray_address=head.address), EventLog(), threading.Event()) as engine,
+    ):
         for values in SETTINGS:
             assert_same(combine(engine, updates[::-1], values), combine(LocalPasses, updates, values))
         assert hash_arrays(combine(engine, [], {}).arrays) == hash_arrays(REFERENCE)
         assert len(actors_of(head.process.pid, "Hand")) == 2
     wait_until(lambda: not actors_of(head.process.pid, "Hand"), "its actors have left the cluster")
+    told = [event.values for event in heard if event.kind == "combiner"]
+    assert [values["pieces"] for values in told] == sorted(values["pieces"] for values in told)
+    assert told[-1]["pieces"] >= len(SETTINGS)
+    assert told[-1]["memory_bytes"] > 2**20
 
 
 def test_machines_that_do_not_see_the_files_are_sent_them(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ from torch import Tensor
 from fedpath.core.clinical.record import ClinicalRecord
 from fedpath.core.config.site import ComputeSection, DeepSpeedSection
 from fedpath.core.errors import ConfigError
+from fedpath.core.events import Event, EventLog
 from fedpath.core.models import BagModel
+from fedpath.core.monitoring.children import Mailbox
 from fedpath.core.training import TrainResult, TrainSettings, evaluate, train
 from fedpath.core.training.engines import TORCH, EngineSettings, choose, engine_settings
 from fedpath.core.training.engines.base import parameter_groups
@@ -160,7 +162,9 @@ SPLITS = [
 
 
 @pytest.mark.parametrize(("stage", "processes", "offload"), SPLITS)
-def test_deepspeed_finds_the_weights_of_the_torch_engine(stage: int, processes: int, offload: bool) -> None:
+def test_deepspeed_finds_the_weights_of_the_torch_engine(
+    stage: int, processes: int, offload: bool, tmp_path: Path
+) -> None:
     # One process draws the same dropout; several draw their own.
     dropout = 0.3 if processes == 1 else 0.0
     wanted, wanted_result, wanted_losses, wanted_evaluated = trained(TORCH, dropout)
@@ -168,7 +172,11 @@ def test_deepspeed_finds_the_weights_of_the_torch_engine(stage: int, processes: 
     torch.manual_seed(1)
     expected = torch.rand(3)
     torch.manual_seed(1)
-    model, result, losses, evaluated = trained(engine(stage, processes, offload), dropout)
+    heard: list[Event] = []
+    with Mailbox(tmp_path, "agent", EventLog(None, heard.append)):
+        model, result, losses, evaluated = trained(engine(stage, processes, offload), dropout)
+    assert {event.values["rank"] for event in heard} == set(range(processes))
+    assert all(event.values["memory_bytes"] > 2**20 for event in heard)
     assert torch.equal(torch.rand(3), expected)
     assert sorted(Path("/dev/shm").iterdir()) == in_memory
     assert children(os.getpid()) == []
