@@ -21,7 +21,7 @@ lint: $(VENV)/.installed
 	$(BIN)/mypy -p fedpath.core -p fedpath.client -p fedpath.server -p fedpath.cli
 	$(BIN)/lint-imports
 
-unit: $(VENV)/.installed
+unit: $(VENV)/.installed $(VENV)/.debian
 	$(BIN)/pytest -n 2 -m "not system and not faults"
 
 system: $(VENV)/.installed $(VENV)/.debian
