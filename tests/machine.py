@@ -88,7 +88,7 @@ def machine(folder: Path, root: Root) -> Iterator[Machine]:
             try:
                 yield made
             finally:
-                print(made("journalctl", "--no-pager", "-o", "short-monotonic", "-u", "fedpath-*"))
+                print(process.run("journalctl", "--no-pager", "-o", "short-monotonic", "-u", "fedpath-*").stdout)
     finally:
         for group in groups:
             wait_until(lambda group=group: _removed(group), f"{group} is empty")

@@ -68,7 +68,8 @@ class Root:
             f"overlay .{PREFIX}",
             f"ln -sfn {BASE}/bin/{Path(python).name} .{python}",
             f"sed -i 's|^home = .*|home = {BASE}/bin|' .{PREFIX}/pyvenv.cfg",
-            f"printf '#!{PREFIX}/bin/python\\nimport sys\\nfrom fedpath.cli.main import main\\nsys.exit(main())\\n'"
+            f"printf '#!{PREFIX}/bin/python\\nimport sys\\nfrom fedpath.cli.main import main\\n'"
+            "'if __name__ == \"__main__\":\\n    sys.exit(main())\\n'"
             f" > .{PREFIX}/bin/fedpath",
         ]
         for at, folder in self.folders.items():
@@ -151,6 +152,7 @@ class Sealed:
         with log.open("wb") as output:
             self._process = subprocess.Popen(
                 [
+                    *("setpriv", "--pdeathsig", "KILL"),  # also where a test run is killed, nothing stays
                     *("nsenter", f"--net={network}"),
                     *("unshare", "--mount", "--pid", "--fork", "--kill-child"),
                     *("bash", "-c", root.script(then)),

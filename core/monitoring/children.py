@@ -20,6 +20,7 @@ import os
 import re
 import socket
 import stat
+import tempfile
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -27,7 +28,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from fedpath.core.errors import ConfigError
 from fedpath.core.events import EventLog
 
 VARIABLE = "FEDPATH_EVENTS"
@@ -46,15 +46,17 @@ class Mailbox:
 
     Args:
         folder: of the daemon; nobody else's socket of this name is there, for it holds the folder's lock or port.
+            Where its file system has no sockets, as some shares have none, one of its own in the system's folder for
+            temporary files takes its place.
         name: of the socket.
         events: where what is told goes on to.
-
-    Raises:
-        ConfigError: the folder's file system has no sockets, or nobody may write there.
     """
 
     def __init__(self, folder: Path, name: str, events: EventLog) -> None:
-        self._folder, self._name, self._events = folder.absolute(), f"{name}.sock", events
+        self._name, self._events = f"{name}.sock", events
+        self.path = folder.absolute() / self._name
+        """Where the socket is."""
+        self._elsewhere: Path | None = None
         self.counts: Counter[str] = Counter(taken=0, refused=0)
         """Datagrams by what became of them."""
         self._over = threading.Event()
@@ -62,28 +64,14 @@ class Mailbox:
         self._thread = threading.Thread(target=self._hear, name="children", daemon=True)
         self._before: str | None = None
 
-    @property
-    def path(self) -> Path:
-        """Return where the socket is."""
-        return self._folder / self._name
-
     def __enter__(self) -> Self:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self.path.unlink(missing_ok=True)
-        opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-        # From its first moment on: a umask is the whole process's, a socket's own mode is what bind gives it.
-        os.fchmod(opened.fileno(), stat.S_IRUSR | stat.S_IWUSR)
         try:
-            with _short(self.path) as path:
-                opened.bind(path)
-        except OSError as error:
-            opened.close()
-            raise ConfigError(
-                f"{self.path}: no socket can be made there: {error.strerror or error}",
-                remedy="keep the state folder on a local disk that this user may write to",
-            ) from None
-        opened.settimeout(_LOOK_S)
-        self._socket = opened
+            self._socket = _bound(self.path)
+        except OSError:
+            self._elsewhere = Path(tempfile.mkdtemp(prefix="fedpath-"))
+            self.path = self._elsewhere / self._name
+            self._socket = _bound(self.path)
+        self._socket.settimeout(_LOOK_S)
         self._thread.start()
         self._before, os.environ[VARIABLE] = os.environ.get(VARIABLE), str(self.path)
         return self
@@ -98,6 +86,8 @@ class Mailbox:
         self._over.set()
         self._thread.join()
         self.path.unlink(missing_ok=True)
+        if self._elsewhere is not None:
+            self._elsewhere.rmdir()
         if self._socket is not None:
             self._socket.close()
 
@@ -120,6 +110,22 @@ class Mailbox:
                 # A disk that is full: whoever has work to do there says so, and listeners have heard this all the same.
                 with contextlib.suppress(OSError):
                     self._events.emit(kind, **values)
+
+
+def _bound(path: Path) -> socket.socket:
+    """Return a new socket of a name, in the place of one that was left there."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+    opened = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    try:
+        # From its first moment on: a umask is the whole process's, a socket's own mode is what bind gives it.
+        os.fchmod(opened.fileno(), stat.S_IRUSR | stat.S_IWUSR)
+        with _short(path) as short:
+            opened.bind(short)
+    except OSError:
+        opened.close()
+        raise
+    return opened
 
 
 def _read(content: bytes) -> tuple[str, dict[str, Any]] | None:

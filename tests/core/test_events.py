@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+import pytest
+
 from fedpath.core.events import Event, EventLog, EventReader
 
 
@@ -72,3 +74,13 @@ def test_a_line_cut_off_by_a_crash_does_not_spoil_the_next_runs(tmp_path: Path) 
     EventLog(path).emit("second")
     assert [event.kind for event in reader.new()] == ["second"]
     assert [event.kind for event in EventReader(path).new()] == ["first", "second"]
+
+
+def test_a_full_disk_keeps_nobody_from_hearing_what_happens() -> None:
+    heard: list[Event] = []
+    log = EventLog(Path("/dev/full"), heard.append)
+    with pytest.raises(OSError, match="No space left"):
+        log.emit("audit_failed", error="the disk is full")
+    assert [event.kind for event in heard] == ["audit_failed"]
+    with pytest.raises(OSError, match="No space left"):
+        log.close()

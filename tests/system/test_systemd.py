@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 from command import fedpath
-from deploy_files import ROOT, SYSTEMD
+from deploy_files import ROOT
 from federation import Federation, wait_until
 from machine import Machine, machine
 from namespaces import needs_root
+from page_blocks import as_root, block
 from sealed import PREFIX, Root
 
 pytestmark = [pytest.mark.system, needs_root]
@@ -32,34 +33,28 @@ def installed(tmp_path: Path) -> Iterator[Machine]:
         'state = "/var/lib/fedpath-site/A"\n[site]\nname = "A"\n'
         '[data]\nmanifest = "/srv/slides/manifest.csv"\nfeatures = "/srv/slides/features"\n'
     )
-    with machine(tmp_path, Root(tmp_path / "root", {"/srv/slides": data}, frozenset({"/srv/slides"}))) as host:
-        for path in [*SYSTEMD.glob("*.service"), *SYSTEMD.glob("*.timer")]:
-            host.install(path, f"/etc/systemd/system/{path.name}")
-        host.install(SYSTEMD / "fedpath.sysusers", "/etc/sysusers.d/fedpath.conf")
-        host.install(SYSTEMD / "fedpath.tmpfiles", "/etc/tmpfiles.d/fedpath.conf")
-        host.install(ROOT / "deploy" / "backup" / "backup.py", "/usr/local/bin/fedpath-backup", mode="755")
-        host("systemd-sysusers")
-        host("systemd-tmpfiles", "--create", "/etc/tmpfiles.d/fedpath.conf")
-        host.install(made.toml, "/etc/fedpath/federation.toml", owner="root:fedpath", mode="640")
-        for path in (made.credentials / "server").rglob("*.*"):
-            at = f"/etc/fedpath/credentials/server/{path.relative_to(made.credentials / 'server')}"
-            host.install(path, at, owner="root:fedpath", mode="640")
-        host.install(tmp_path / "site.toml", "/etc/fedpath/sites/A/site.toml")
-        for path in (made.credentials / "kits" / "A").iterdir():
-            host.install(path, f"/etc/fedpath/sites/A/kit/{path.name}", mode="600")
+    shutil.copytree(made.credentials / "kits" / "A", tmp_path / "kit-A")
+    shutil.copytree(ROOT / "deploy", tmp_path / "deploy")
+    folders = {"/srv/slides": data, "/srv/install": tmp_path}
+    with machine(tmp_path, Root(tmp_path / "root", folders, frozenset(folders))) as host:
         code = f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}\n"
         (tmp_path / "server.env").write_text(code)
         (tmp_path / "site.env").write_text(f"{code}FEDPATH_METRICS_PORT=9466\n")  # the coordinator has 9464
         host.install(tmp_path / "server.env", "/etc/fedpath/fedpath-server.env")
         host.install(tmp_path / "site.env", "/etc/fedpath/sites/A/site.env")
-        host("systemctl", "daemon-reload")
+        for commands in (
+            block("systemd.md", "Install", has="sysusers").partition("constraints.txt torch")[2].partition("\n")[2],
+            block("systemd.md", "A coordinator", has="daemon-reload"),
+            block("systemd.md", "A hospital", has="daemon-reload").replace("journalctl -u fedpath-site@A -f", ""),
+        ):
+            text = "\n".join(line for line in as_root(commands).splitlines() if "/bin/pip" not in line)
+            host("bash", "-ec", f"cd /srv/install\n{text}")
         yield host
 
 
 def test_units_as_written(installed: Machine) -> None:
     host = installed
-    host("systemctl", "enable", SERVER, SITE, "fedpath-backup.timer")
-    host("systemctl", "start", SERVER, SITE)
+    host.wait_for_line(SITE, "joined federation test at localhost:9443")
     host.wait_for_line(SERVER, "serving the queue at localhost:9443")
     code = ["env", f"PYTHONPATH={os.environ.get('PYTHONPATH', '')}", f"{PREFIX}/bin/fedpath"]
     submit = [*code, "run", "submit", "--config", "/etc/fedpath/federation.toml", "--dir", "/var/lib/fedpath"]
@@ -78,15 +73,14 @@ def test_units_as_written(installed: Machine) -> None:
     host("runuser", "-u", "fedpath", "--", "cat", "/etc/fedpath/sites/A/kit/node.key", fails=True)
 
     # A copy while it runs; the folder is lost; a coordinator on the copy goes on, with the hospital that is there.
-    host("systemctl", "start", "fedpath-backup.service")
+    host("bash", "-ec", as_root(block("systemd.md", "Backup and restore", has="start fedpath-backup")))
     host("systemctl", "stop", SERVER)
     assert host.show(SERVER, "Result") == "success"
     assert host.show(SERVER, "ExecMainStatus") == "130"
     (copy,) = host("ls", "/var/backups/fedpath").split()
     assert host("stat", "-c", "%a %U", f"/var/backups/fedpath/{copy}").split() == ["600", "fedpath"]
-    host("find", "/var/lib/fedpath", "-mindepth", "1", "-delete")
-    host("runuser", "-u", "fedpath", "--", "tar", "-xf", f"/var/backups/fedpath/{copy}", "-C", "/var/lib/fedpath")
-    host("systemctl", "start", SERVER)
+    restore = as_root(block("systemd.md", "Backup and restore", has="tar -xf"))
+    host("bash", "-ec", re.sub(r"fedpath-\d+T\d+Z\.tar", copy, restore))
     host.wait_for_line(SERVER, "goes on after round")
     (done,) = re.findall(r"goes on after round (\d+)", host.journal(SERVER))
     assert int(done) >= 2
@@ -97,6 +91,7 @@ def test_units_as_written(installed: Machine) -> None:
         ),
         "the run goes on",
     )
+    assert host.show("fedpath-backup.timer", "ActiveState") == "active"
     host("systemctl", "stop", SERVER, SITE)
     assert "Traceback" not in host.journal("fedpath-*")
     assert host.show(SITE, "Result") == "success"

@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 from federation import wait_until
 
-from fedpath.core.errors import ConfigError
 from fedpath.core.events import Event, EventLog
 from fedpath.core.monitoring.children import VARIABLE, Mailbox, tell
 
@@ -123,10 +122,17 @@ def test_a_folder_may_have_a_long_name(tmp_path: Path, heard: list[Event]) -> No
     assert [event.values["slides"] for event in heard] == [7]
 
 
-def test_a_folder_without_room_for_a_socket_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_takes_no_socket_does_not_keep_the_daemon_from_its_work(
+    tmp_path: Path, heard: list[Event]
+) -> None:
     (tmp_path / "agent.sock").mkdir()
-    with pytest.raises((ConfigError, OSError), match=r"agent\.sock"), Mailbox(tmp_path, "agent", EventLog(None)):
-        pass
+    with Mailbox(tmp_path, "agent", EventLog(None, heard.append)) as mailbox:
+        assert mailbox.path.parent != tmp_path
+        assert stat.S_IMODE(mailbox.path.parent.stat().st_mode) == 0o700
+        with child("tell('encoder', slides=7)"):
+            pass
+    assert [event.values["slides"] for event in heard] == [7]
+    assert not mailbox.path.parent.exists()
 
 
 @pytest.mark.parametrize(
