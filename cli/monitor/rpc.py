@@ -35,11 +35,11 @@ class RpcPort:
     def __init__(self, host: str, port: int, health: Health) -> None:
         self._health = health
         self._servicer = HealthServicer()
-        # One that watches holds a thread; SO_REUSEPORT would let two processes share the port unnoticed.
+        # SO_REUSEPORT would let two processes share the port unnoticed. A client that watches holds no thread.
         self._server = grpc.server(
-            ThreadPoolExecutor(8, thread_name_prefix="health"),
+            ThreadPoolExecutor(4, thread_name_prefix="health"),
             options=[("grpc.so_reuseport", 0)],
-            maximum_concurrent_rpcs=8,
+            maximum_concurrent_rpcs=64,
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._servicer, self._server)
         where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
