@@ -13,7 +13,7 @@ FILES = sorted(COMPOSE.glob("*.yaml"))
 SERVICES = [
     (path, name)
     for path in FILES
-    if not path.name.endswith(".gpu.yaml")
+    if path.name.count(".") == 1  # others add to one of these
     for name in compose(path)["services"]
 ]  # fmt: skip
 EACH_HAS_ITS_OWN = {"command", "volumes", "ports", "depends_on"}
@@ -100,6 +100,20 @@ def test_a_hospital_with_a_gpu_reserves_it() -> None:
     ]
     assert device["driver"] == "nvidia"
     assert device["capabilities"] == ["gpu"]
+
+
+def test_a_coordinator_with_its_page_is_the_same_with_a_page() -> None:
+    plain, paged = (compose(COMPOSE / f"coordinator{more}.yaml")["services"]["coordinator"] for more in ("", ".page"))
+    check_command(paged["command"])
+    begins = len(plain["command"])
+    assert paged["command"][:begins] == plain["command"]
+    flags = paged["command"][begins:]
+    assert dict(zip(flags[::2], flags[1::2], strict=True)) == {
+        "--page-port": "8470",
+        "--page-host": "0.0.0.0",
+        "--page-token-file": "/etc/fedpath/page-token",
+    }
+    assert paged["ports"] == ["127.0.0.1:8470:8470"]
 
 
 @pytest.mark.parametrize("role", ["coordinator", "hospital"])
