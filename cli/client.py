@@ -62,6 +62,7 @@ def join(
         from fedpath.client.monitoring.monitor import Monitor
         from fedpath.client.monitoring.watched import Watched
         from fedpath.client.page import Page
+        from fedpath.client.page.app import build
         from fedpath.core.config import load_site
         from fedpath.core.errors import ConfigError, RefusedError
         from fedpath.core.events import EventLog
@@ -83,7 +84,7 @@ def join(
     events = EventLog(settings.state / EVENTS_FILE, output.event if as_json else shown(_say), monitor.heard, page)
     with (
         monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health),
-        page_served(page, "client", events, host=page_host, port=page_port, token_file=page_token_file),
+        page_served(page, build, "client", events, host=page_host, port=page_port, token_file=page_token_file),
     ):
         outcome = take_part(settings, kit, events, stop, wait_s=wait, stay=stay, watched=watched)
     if outcome.refused is not None:

@@ -9,10 +9,10 @@ import os
 import selectors
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Protocol
+from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
 
 import typer
 
@@ -50,14 +50,14 @@ class Page(Protocol):
     over: threading.Event
     """Set when it is not served any more: who reads live data is let go."""
 
-    def app(self) -> App:
-        """Return what answers a browser."""
-        ...
+
+P = TypeVar("P", bound=Page)
 
 
 @contextmanager
 def page_served(
-    page: Page,
+    page: P,
+    build: Callable[[P], App],
     role: Literal["server", "client"],
     events: "EventLog",
     *,
@@ -69,6 +69,7 @@ def page_served(
 
     Args:
         page: of the role; it listens to ``events``.
+        build: returns what answers a browser; called if there is a page.
         role: whose page it is.
         events: where the address is told.
         host: to listen on.
@@ -88,7 +89,7 @@ def page_served(
     if events.path is not None:
         page.log.take_up(events.path)
     name = f"[{host}]" if ":" in host else host
-    served = _Served(bound, page, Guard(page.app(), role, token))
+    served = _Served(bound, page, Guard(build(page), role, token))
     try:
         events.emit("page", address=f"http://{name}:{bound.getsockname()[1]}/")
         yield

@@ -56,6 +56,7 @@ def start(
         from fedpath.server.monitoring.monitor import Monitor
         from fedpath.server.monitoring.watched import Watched
         from fedpath.server.page import Page
+        from fedpath.server.page.app import build
         from fedpath.server.start import EVENTS_FILE
         from fedpath.server.start import start as serve
 
@@ -65,7 +66,7 @@ def start(
     events = EventLog(dir / EVENTS_FILE, output.event if as_json else shown(_say), monitor.heard, page)
     with (
         monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health),
-        page_served(page, "server", events, host=page_host, port=page_port, token_file=page_token_file),
+        page_served(page, build, "server", events, host=page_host, port=page_port, token_file=page_token_file),
     ):
         folder, summary = serve(federation, dir, events, stop_on_signals(), new=new, watched=watched)
     if as_json:
@@ -112,6 +113,7 @@ def serve_queue(
     from fedpath.server.monitoring.monitor import Monitor
     from fedpath.server.monitoring.watched import Watched
     from fedpath.server.page import Page
+    from fedpath.server.page.app import build
     from fedpath.server.serve import serve as work
     from fedpath.server.start import EVENTS_FILE
 
@@ -122,7 +124,7 @@ def serve_queue(
     stop = stop_on_signals()
     with (
         monitored(monitor_host, metrics_port, health_port, monitor.metrics, monitor.health),
-        page_served(page, "server", events, host=page_host, port=page_port, token_file=page_token_file),
+        page_served(page, build, "server", events, host=page_host, port=page_port, token_file=page_token_file),
     ):
         work(federation, dir, events, stop, parallel=parallel or federation.server.parallel, watched=watched)
     raise StoppedError("runs that were served are in the queue again")

@@ -2,15 +2,16 @@
 
 import http.client
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import Browser, sync_playwright
 
-from fedpath.cli.page import Page, page_served
+from fedpath.cli.page import P, page_served
 from fedpath.core.events import Event, EventLog
+from fedpath.core.page.asgi import App
 
 CHROMIUM = "/usr/bin/chromium"
 _ARGUMENTS = [
@@ -79,11 +80,11 @@ class Visitor:
 
 
 @contextmanager
-def served(page: Page, **options: Any) -> Iterator[Visitor]:
+def served(page: P, build: Callable[[P], App], **options: Any) -> Iterator[Visitor]:
     """Serve a page on a free port of its own."""
     told: list[Event] = []
     values = {"host": "127.0.0.1", "port": 0, "token_file": None} | options
-    with page_served(page, "server", EventLog(None, told.append), **values):
+    with page_served(page, build, "server", EventLog(None, told.append), **values):
         (address,) = (event.values["address"] for event in told if event.kind == "page")
         yield Visitor(int(address.rstrip("/").rpartition(":")[2]))
 

@@ -9,7 +9,6 @@ from fedpath.client.page.departures import Departures
 from fedpath.client.page.live import Live
 from fedpath.core.config import SiteConfig
 from fedpath.core.events import Event
-from fedpath.core.page.asgi import App
 from fedpath.core.page.log import LogTail, Words
 from fedpath.core.page.stream import as_json
 
@@ -39,12 +38,6 @@ class Page:
         """Take an event in; in the thread of whoever it happened to."""
         self.log(event)
         self.live(event)
-
-    def app(self) -> App:
-        """Return what answers a browser."""
-        from fedpath.client.page.app import build
-
-        return build(self)
 
     async def sections(self) -> Mapping[str, str]:
         """Return what is shown now, as JSON by section."""

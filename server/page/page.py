@@ -12,7 +12,6 @@ from sqlalchemy.exc import DBAPIError
 from fedpath.core.config import FederationConfig
 from fedpath.core.errors import FedpathError
 from fedpath.core.events import Event
-from fedpath.core.page.asgi import App
 from fedpath.core.page.log import LogTail, Words
 from fedpath.core.page.stream import as_json
 from fedpath.server.monitoring.watched import Watched
@@ -64,12 +63,6 @@ class Page:
         """Take an event in; in the thread of whoever it happened to."""
         self.log(event)
         self.live(event)
-
-    def app(self) -> App:
-        """Return what answers a browser."""
-        from fedpath.server.page.app import build
-
-        return build(self)
 
     @property
     def is_open(self) -> bool:

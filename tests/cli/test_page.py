@@ -48,7 +48,7 @@ def post(visitor: Visitor, path: str, headers: dict[str, str], body: bytes = b"{
 
 def test_without_a_token_only_this_machines_names_are_answered() -> None:
     page = Echo()
-    with served(page) as visitor:
+    with served(page, Echo.app) as visitor:
         for host in ("127.0.0.1", f"127.0.0.1:{visitor.port}", "localhost:9000", "LOCALHOST", "[::1]:8470"):
             assert visitor.ask("GET", "/", {"Host": host})[0] == 200, host
         for host in ("evil.example", f"evil.example:{visitor.port}", "127.0.0.1.evil.example", "0.0.0.0", "", "[::1"):
@@ -59,7 +59,7 @@ def test_without_a_token_only_this_machines_names_are_answered() -> None:
 
 def test_a_post_comes_from_the_page_itself() -> None:
     page = Echo()
-    with served(page) as visitor:
+    with served(page, Echo.app) as visitor:
         own = f"http://{visitor.host}"
         assert post(visitor, "/api", {"Origin": own}) == 200
         page.asked.clear()
@@ -73,7 +73,7 @@ def test_a_post_comes_from_the_page_itself() -> None:
 
 
 def test_every_answer_forbids_what_is_not_the_pages_own() -> None:
-    with served(Echo()) as visitor:
+    with served(Echo(), Echo.app) as visitor:
         for path, host in (("/", visitor.host), ("/", "evil.example")):
             _, headers, _ = visitor.ask("GET", path, {"Host": host})
             policy = headers["content-security-policy"]
@@ -87,7 +87,7 @@ def test_every_answer_forbids_what_is_not_the_pages_own() -> None:
 
 def test_with_a_token_nothing_is_answered_without_it(token_file: Path) -> None:
     page = Echo()
-    with served(page, token_file=token_file) as visitor:
+    with served(page, Echo.app, token_file=token_file) as visitor:
         for headers in (
             {},
             {"Authorization": "Bearer wrong-horse-battery-staple"},
@@ -109,7 +109,7 @@ def test_with_a_token_nothing_is_answered_without_it(token_file: Path) -> None:
 
 
 def test_the_login_form_sets_a_cookie_that_scripts_and_other_sites_cannot_use(token_file: Path) -> None:
-    with served(Echo(), token_file=token_file) as visitor:
+    with served(Echo(), Echo.app, token_file=token_file) as visitor:
         own = {"Origin": f"http://{visitor.host}"}
         status, _, form = visitor.ask("GET", "/login")
         assert status == 200
@@ -145,7 +145,7 @@ def test_the_login_form_sets_a_cookie_that_scripts_and_other_sites_cannot_use(to
 
 def test_others_than_this_machine_need_a_token(tmp_path: Path) -> None:
     def start(**options: object) -> None:
-        with served(Echo(), **options):
+        with served(Echo(), Echo.app, **options):
             pass
 
     with pytest.raises(ConfigError, match=r"--page-host 0\.0\.0\.0.*without a token"):
@@ -165,9 +165,9 @@ def test_a_port_that_is_taken_is_an_error_only_where_it_was_asked_for() -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}"), served(Echo(), port=port):
+        with pytest.raises(ConfigError, match=rf"127\.0\.0\.1:{port}"), served(Echo(), Echo.app, port=port):
             pass
-    with served(Echo(), port=None) as first, served(Echo(), port=None) as second:
+    with served(Echo(), Echo.app, port=None) as first, served(Echo(), Echo.app, port=None) as second:
         assert first.port != second.port
         assert second.port != PORT
         assert first.ask("GET", "/")[0] == second.ask("GET", "/")[0] == 200
@@ -177,6 +177,6 @@ def test_without_a_page_nothing_listens() -> None:
     told: list[Event] = []
     before = threading.active_count()
     options = {"host": "0.0.0.0", "port": -1, "token_file": None}
-    with page_served(Echo(), "client", EventLog(None, told.append), **options):  # type: ignore[arg-type]
+    with page_served(Echo(), Echo.app, "client", EventLog(None, told.append), **options):  # type: ignore[arg-type]
         assert threading.active_count() == before
     assert told == []

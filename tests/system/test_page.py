@@ -15,9 +15,11 @@ from playwright.sync_api import Page as Tab
 
 from fedpath.client.audit import AUDIT_FILE, AuditLog
 from fedpath.client.page import Page as ClientPage
+from fedpath.client.page.app import build as build_client
 from fedpath.core.config import load_federation, load_site
 from fedpath.core.events import EventLog
 from fedpath.server.page import Page as ServerPage
+from fedpath.server.page.app import build as build_server
 
 pytestmark = pytest.mark.system
 
@@ -152,7 +154,7 @@ def test_everybody_can_use_the_coordinators_page(federation: Federation, chromiu
     page = ServerPage(load_federation(federation.toml), federation.toml, federation.state, "start", words)
     events = EventLog(None, page)
     federation.state.mkdir()
-    with served(page) as visitor, tab(chromium, visitor.port) as shown:
+    with served(page, build_server) as visitor, tab(chromium, visitor.port) as shown:
         events.emit("listening", address="a:1", run="r", sites=["A", "B", "C"], goes_on=False)
         expect(shown.get_by_label("federation.toml of the run")).not_to_have_value("")
         for recipe in ("acmil", "bd"):
@@ -186,7 +188,7 @@ def test_everybody_can_use_the_hospitals_page(federation: Federation, chromium: 
     stop = threading.Event()
     page = ClientPage(config, stop, stop.set, words)
     events = EventLog(None, page)
-    with served(page) as visitor, tab(chromium, visitor.port) as shown:
+    with served(page, build_client) as visitor, tab(chromium, visitor.port) as shown:
         events.emit("joined", federation="test", address="a:1")
         for round_ in range(1, 4):
             events.emit("validated", round=round_ - 1, auc=0.6, loss=0.5)

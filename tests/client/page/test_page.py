@@ -11,6 +11,7 @@ from browse import Visitor, served
 
 from fedpath.client.audit import AUDIT_FILE, AuditLog
 from fedpath.client.page import Page
+from fedpath.client.page.app import build
 from fedpath.client.page.departures import LINES, Departures
 from fedpath.client.page.live import _TAKES, Live
 from fedpath.core.config import load_site
@@ -104,7 +105,7 @@ def visitor(log: Path, stop: threading.Event, tmp_path: Path) -> Iterator[Visito
     toml.write_text('[site]\nname = "A"\n[data]\nmanifest = "manifest.csv"\nfeatures = "features"\n')
     page = Page(load_site(toml), stop, stop.set, lambda event: event.kind)
     EventLog(None, page).emit("joined", federation="lung", address="c:1")
-    with served(page) as visitor:
+    with served(page, build) as visitor:
         yield visitor
 
 

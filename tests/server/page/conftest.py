@@ -14,6 +14,7 @@ from fedpath.core.config import load_federation
 from fedpath.core.events import Event, EventLog
 from fedpath.server.execute import execute
 from fedpath.server.page import Page
+from fedpath.server.page.app import build
 from fedpath.server.registry import Registry
 from fedpath.server.registry.index import index_folders
 from fedpath.server.runs import open_run
@@ -69,7 +70,7 @@ def coordinator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Coordinato
     index_folders(Registry.open(state), state / "runs")
     page = Page(config, file, state, "serve", _words)
     events = EventLog(None, page)
-    with served(page) as visitor:
+    with served(page, build) as visitor:
         events.emit("serving", address="localhost:8443", parallel=1, waiting=0)
         yield Coordinator(state, page, events, visitor)
 
