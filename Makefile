@@ -28,7 +28,7 @@ unit: $(VENV)/.installed $(VENV)/.debian
 system: $(VENV)/.installed $(VENV)/.debian
 	$(BIN)/pytest -n 2 --dist loadfile -m system
 
-# Every fault in every state: minutes each. The short form is among the system tests.
+# Every fault in every state, and services in sealed machines: minutes each. The short form is among the system tests.
 faults: $(VENV)/.installed $(VENV)/.debian
 	$(BIN)/pytest -n 2 -m faults --fault-table $(VENV)/faults.md
 

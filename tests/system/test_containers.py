@@ -21,7 +21,7 @@ from federation import Federation, wait_until
 from namespaces import needs_root
 from sealed import PREFIX, Root, Sealed, bridged
 
-pytestmark = [pytest.mark.system, needs_root]
+pytestmark = [pytest.mark.faults, needs_root]
 USER = 10001
 IMAGES = {"coordinator": "server", "hospital-a": "site", "hospital-b": "site"}
 

@@ -15,7 +15,7 @@ from namespaces import needs_root
 from page_blocks import as_root, block
 from sealed import PREFIX, Root
 
-pytestmark = [pytest.mark.system, needs_root]
+pytestmark = [pytest.mark.faults, needs_root]
 SERVER, SITE = "fedpath-server.service", "fedpath-site@A.service"
 
 
