@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, Protocol, TypeVar
 
 import typer
 
+from fedpath.core.asgi import App
 from fedpath.core.errors import ConfigError
-from fedpath.core.page.asgi import App
 
 if TYPE_CHECKING:
     from fedpath.core.events import EventLog

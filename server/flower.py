@@ -53,11 +53,12 @@ from google.protobuf.message import DecodeError
 from sqlalchemy.exc import DBAPIError
 from starlette.concurrency import run_in_threadpool
 
+from fedpath.core.asgi import App, Receive, Scope, Send
 from fedpath.core.errors import DataError, FederationError
 from fedpath.core.exchange.transfer import Request
 from fedpath.core.exchange.wire import BLOB, REASON_HEADER
 from fedpath.server.database import explained
-from fedpath.server.listener import App, Listener, Receive, Scope, Send, answer
+from fedpath.server.listener import Listener, answer
 from fedpath.server.tensors import Tensors
 from fedpath.server.traffic import Traffic, moment_in
 

@@ -12,12 +12,12 @@ import socket
 import ssl
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import uvicorn
 
+from fedpath.core.asgi import App, Receive, Scope, Send
 from fedpath.core.errors import ConfigError, FederationError
 from fedpath.server.renewal import Renewal, context_of
 
@@ -26,11 +26,6 @@ _START_TIMEOUT_S = 30.0
 # Plain names only: no `..`, no second slash, nothing that the app behind might read as another path.
 _PUBLIC = re.compile(r"/v1/fleet/[a-z\-]+|/health")
 _TENSORS = re.compile(r"/v1/tensors/[0-9a-f]{64}")
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class FleetOnly:

@@ -10,8 +10,8 @@ from collections.abc import Collection, MutableMapping
 from datetime import datetime
 from typing import Any
 
+from fedpath.core.asgi import App, Receive, Scope, Send
 from fedpath.core.exchange.transfer import SITE, TIME
-from fedpath.server.listener import App, Receive, Scope, Send
 
 _UNAUTHORIZED = 401
 

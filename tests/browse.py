@@ -10,8 +10,8 @@ from typing import Any
 from playwright.sync_api import Browser, sync_playwright
 
 from fedpath.cli.page import P, page_served
+from fedpath.core.asgi import App
 from fedpath.core.events import Event, EventLog
-from fedpath.core.page.asgi import App
 
 CHROMIUM = "/usr/bin/chromium"
 _ARGUMENTS = [

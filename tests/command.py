@@ -11,6 +11,22 @@ import pytest
 from fedpath.cli.main import main
 
 
+def federation_of_tables(width: int) -> str:
+    """A federation.toml whose features come from a table of bags."""
+    return f"""
+[federation]
+name = "small"
+sites = ["A", "B"]
+[server]
+address = "localhost:8443"
+[task]
+labels = ["no", "yes"]
+[features]
+encoder = "table"
+width = {width}
+"""
+
+
 @dataclass
 class Run:
     code: int

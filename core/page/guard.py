@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from fedpath.core.asgi import HTML, App, Receive, Scope, Send, body_of, respond
 from fedpath.core.errors import ConfigError
-from fedpath.core.page.asgi import HTML, App, Receive, Scope, Send, body_of, respond
 from fedpath.core.page.assets import ASSETS, shared
 
 BODY_LIMIT = 1 << 20

@@ -13,7 +13,8 @@ import numpy as np
 from numba import njit
 from numpy.typing import NDArray
 
-F32 = NDArray[np.float32]
+from fedpath.core.exchange.stored import F32
+
 I64 = NDArray[np.int64]
 
 PIECE = 1 << 14

@@ -1,6 +1,7 @@
 """Compiling what a run's estimator needs before hospitals wait for it.
 
-numba takes seconds, in which no other thread of the process gets far: a coordinator does that before it listens.
+numba takes seconds, in which no other thread of the process gets far: a coordinator does that before it listens, or, of
+a queue, before a run begins.
 """
 
 import tempfile

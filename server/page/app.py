@@ -9,11 +9,11 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, Response
 from starlette.routing import Route
 
 from fedpath.core.errors import ConfigError, FedpathError
-from fedpath.core.page.assets import asset, page_of
+from fedpath.core.page.routes import shown
 from fedpath.core.page.stream import Stream, as_json
 from fedpath.server.page.history import downloads, history
 from fedpath.server.page.page import Page
@@ -39,21 +39,6 @@ def build(page: Page) -> Starlette:
         if run is None:
             raise _NoRunError(f"run '{name}': there is none", remedy="look at the list of runs")
         return run
-
-    async def document(_: Request) -> Response:
-        return Response(page_of(_PACKAGE), media_type="text/html")
-
-    async def one_asset(request: Request) -> Response:
-        what = asset(_PACKAGE, request.path_params["name"])
-        if what is None:
-            return Response("not here\n", 404, media_type="text/plain")
-        # Asked for again each time: a newer fedpath has newer files under the same names.
-        return Response(what[0], headers={"content-type": what[1].decode(), "cache-control": "no-cache"})
-
-    async def events(_: Request) -> Response:
-        if stream.is_full:
-            return Response("too many pages are open\n", 503, media_type="text/plain")
-        return StreamingResponse(stream.read(), media_type="text/event-stream")
 
     @explaining
     async def one_run(request: Request) -> Response:
@@ -99,9 +84,7 @@ def build(page: Page) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/", document),
-            Route("/assets/{name}", one_asset),
-            Route("/events", events),
+            *shown(_PACKAGE, stream),
             Route("/api/form", form),
             Route("/api/check", check, methods=["POST"]),
             Route("/api/runs", new_run, methods=["POST"]),

@@ -89,6 +89,11 @@ class Live:
             self._take(event)
             self.version += 1
 
+    @property
+    def is_listening(self) -> bool:
+        """Whether the coordinator has said where it listens."""
+        return self._about["address"] is not None
+
     def sections(self) -> dict[str, Any]:
         """Return what the page shows of it: about, sites and runs."""
         with self._lock:

@@ -64,11 +64,6 @@ class Page:
         self.log(event)
         self.live(event)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether the coordinator is so far that its registry is there."""
-        return self.live.sections()["about"]["address"] is not None
-
     async def with_registry(self, work: Callable[[Registry], T]) -> T:
         """Ask the registry something, in a thread of its own: a database that is slow holds nobody up.
 
@@ -88,7 +83,8 @@ class Page:
 
     async def sections(self) -> Mapping[str, str]:
         """Return what is shown now, as JSON by section."""
-        if self.is_open and time.monotonic() - self._read > _REFRESH_S:
+        # Before it listens there may be no registry yet.
+        if self.live.is_listening and time.monotonic() - self._read > _REFRESH_S:
             self._read = time.monotonic()
             await self._refresh()
         if self._shown[:2] != (self.live.version, self._read):

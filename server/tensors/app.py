@@ -13,10 +13,11 @@ from typing import Any, BinaryIO, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from fedpath.core.asgi import Receive, Scope, Send
 from fedpath.core.exchange import transfer
 from fedpath.core.exchange.transfer import OFFSET, Request, UnsignedError
 from fedpath.core.exchange.wire import REASON_HEADER
-from fedpath.server.listener import Receive, Scope, Send, answer
+from fedpath.server.listener import answer
 from fedpath.server.tensors.incoming import (
     DamagedError,
     Incoming,

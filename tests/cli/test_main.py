@@ -8,22 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from command import fedpath
+from command import federation_of_tables, fedpath
 
 from fedpath.client.audit import AUDIT_FILE, AuditLog
 
-FEDERATION = """
-[federation]
-name = "small"
-sites = ["A", "B"]
-[server]
-address = "localhost:8443"
-[task]
-labels = ["no", "yes"]
-[features]
-encoder = "table"
-width = 4
-"""
+FEDERATION = federation_of_tables(4)
 SITE = '[site]\nname = "A"\n[data]\nmanifest = "manifest.csv"\nfeatures = "features"\n'
 GROUPS = ["server", "client", "run", "recipes", "slides", "cohort", "models", "encoders", "explain"]
 COMMANDS = ["provision", "train", "demo", "simulate", "init"]

@@ -11,25 +11,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
-from command import fedpath
+from command import federation_of_tables, fedpath
 from slide_files import small_slide
 
 from fedpath.cli import output
 from fedpath.core.events import EventLog
 from fedpath.core.recipes import Recipe
 
-FEDERATION = """
-[federation]
-name = "small"
-sites = ["A", "B"]
-[server]
-address = "localhost:8443"
-[task]
-labels = ["no", "yes"]
-[features]
-encoder = "table"
-width = 2
-"""
+FEDERATION = federation_of_tables(2)
 TABLE = "".join(
     f"{label},{label}-{bag},{row}.5,{bag}.25\n" for label in ("no", "yes") for bag in range(6) for row in "12"
 )

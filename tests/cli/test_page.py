@@ -10,9 +10,9 @@ import pytest
 from browse import Visitor, served
 
 from fedpath.cli.page import PORT, page_served
+from fedpath.core.asgi import Receive, Scope, Send, body_of, respond
 from fedpath.core.errors import ConfigError
 from fedpath.core.events import Event, EventLog
-from fedpath.core.page.asgi import Receive, Scope, Send, body_of, respond
 from fedpath.core.page.guard import BODY_LIMIT
 from fedpath.core.page.log import LogTail
 

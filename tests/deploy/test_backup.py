@@ -9,11 +9,10 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import pytest
 from deploy_files import ROOT
-from in_process import Sites, write_sites
+from in_process import Sites, settings, write_sites
 
 from fedpath.core.config import FederationConfig
 from fedpath.core.events import EventLog
@@ -26,15 +25,12 @@ from fedpath.server.rounds import FederatedRun
 from fedpath.server.runs import RUNS_FOLDER, open_run
 
 SCRIPT = ROOT / "deploy" / "backup" / "backup.py"
-CONFIG: dict[str, Any] = {
-    "federation": {"name": "test", "sites": ["A", "B"]},
-    "server": {"address": "localhost:1", "grace_s": 0.0, "join_timeout_s": 1.0},
-    "task": {"labels": ["normal", "tumour"]},
-    "features": {"encoder": "noise", "width": 8, "mpp": 0.5, "patch_px": 128},
-    "model": {"name": "acmil", "options": {"inner": 4, "attention": 4}},
-    "training": {"rounds": 4, "learning_rate": 0.01},
-    "deadline": {"quorum_wait_s": 0.0},
-}
+CONFIG = settings(
+    "AB",
+    server={"address": "localhost:1", "grace_s": 0.0, "join_timeout_s": 1.0},
+    training={"rounds": 4, "learning_rate": 0.01},
+    deadline={"quorum_wait_s": 0.0},
+)
 
 
 def load() -> ModuleType:

@@ -15,10 +15,11 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from federation import wait_until
 
+from fedpath.core.asgi import Receive, Scope, Send
 from fedpath.core.errors import ConfigError
 from fedpath.core.files import write_bytes
 from fedpath.server import certificates, renewal
-from fedpath.server.listener import BODY_LIMIT, Listener, Receive, Scope, Send
+from fedpath.server.listener import BODY_LIMIT, Listener
 from fedpath.server.provision import _pem
 
 

@@ -12,11 +12,12 @@ from slow_link import CuttingProxy
 
 from fedpath.client.agent.kit import Kit
 from fedpath.client.agent.transfer import RunOverError, Transfer
+from fedpath.core.asgi import Receive, Scope, Send
 from fedpath.core.errors import ConnectionFailedError, RefusedError, StoppedError
 from fedpath.core.exchange.wire import Apart, hash_arrays
 from fedpath.core.files import write_bytes
 from fedpath.server import certificates
-from fedpath.server.listener import Listener, Receive, Scope, Send
+from fedpath.server.listener import Listener
 from fedpath.server.provision import _pem
 from fedpath.server.tensors import Incoming, Outgoing, TensorApp
 

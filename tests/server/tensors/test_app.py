@@ -13,11 +13,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from federation import wait_until
 
+from fedpath.core.asgi import Receive, Scope, Send
 from fedpath.core.exchange.transfer import OFFSET, SIGNATURE, SITE, SIZE, TIME, Request
 from fedpath.core.exchange.wire import Apart
 from fedpath.core.files import write_bytes
 from fedpath.server import certificates
-from fedpath.server.listener import Listener, Receive, Scope, Send, answer
+from fedpath.server.listener import Listener, answer
 from fedpath.server.provision import _pem
 from fedpath.server.tensors import Incoming, Outgoing, TensorApp
 

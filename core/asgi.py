@@ -1,4 +1,4 @@
-"""The few words of ASGI that the pages need: types, one whole answer, one small body."""
+"""The few words of ASGI that listeners and pages need: types, one whole answer, one small body."""
 
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
